@@ -1,0 +1,1 @@
+"""Scans, healthy anatomy, pathology, and the slices made from them."""

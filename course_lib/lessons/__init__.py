@@ -1,0 +1,1 @@
+"""Lessons: built from their sources, run by papermill, rendered."""

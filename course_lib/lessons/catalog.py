@@ -1,0 +1,50 @@
+"""Which lessons there are, and where their files lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_lib.errors import BadInput
+from course_lib.files import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+@dataclass(frozen=True)
+class LessonFiles:
+    """The files of one lesson: `notebooks/<part>/source/1.0_welcome.py` and `notebooks/<part>/1.0_welcome.ipynb`."""
+
+    source: Path
+
+    @property
+    def notebook(self) -> Path:
+        """The executed notebook, built from the source."""
+        return self.source.parent.parent / f"{self.source.stem}.ipynb"
+
+    @property
+    def number(self) -> str:
+        """Such as "1.0"."""
+        return self.source.stem.partition("_")[0]
+
+    @property
+    def name(self) -> str:
+        """Such as "1.0_welcome"."""
+        return self.source.stem
+
+
+def lessons(folder: Path = NOTEBOOKS, only: list[str] | None = None) -> list[LessonFiles]:
+    """The lessons in the order of their numbers; with `only`, those of these numbers or names.
+
+    Raises:
+        BadInput: an asked-for lesson does not exist.
+    """
+    found = [LessonFiles(path) for path in folder.glob("*/source/*.py")]
+    found.sort(key=lambda lesson: ([int(part) for part in lesson.number.split(".") if part.isdigit()], lesson.name))
+    if not only:
+        return found
+    unknown = [name for name in only if not any(name in (lesson.number, lesson.name) for lesson in found)]
+    if unknown:
+        known = ", ".join(lesson.number for lesson in found)
+        raise BadInput(f"there is no lesson {', '.join(unknown)}.", field="lesson", remedy=f"There are: {known}.")
+    return [lesson for lesson in found if lesson.number in only or lesson.name in only]

@@ -1,0 +1,123 @@
+"""What every detector owes to the contract, for each of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from course_lib.detectors.autoencoder import DenseAE, SpatialAE
+from course_lib.detectors.base import Detector
+from course_lib.detectors.intensity import IntensityThreshold
+from course_lib.detectors.pca import PCA
+from course_lib.detectors.positional_gaussian import PositionalGaussian
+from course_lib.detectors.zscore import PixelZScore
+from course_lib.training import fit
+
+SHAPE = (32, 32)
+SMALL = {"channels": (8, 16, 16, 16)}
+MAKERS = {
+    "intensity": lambda: IntensityThreshold(),
+    "zscore": lambda: PixelZScore(SHAPE, levels=3),
+    "gaussian": lambda: PositionalGaussian(SHAPE, levels=3),
+    "gaussian_bright": lambda: PositionalGaussian(SHAPE, levels=3, side="bright"),
+    "pca": lambda: PCA(SHAPE, components=8),
+    "spatial": lambda: SpatialAE(SHAPE, **SMALL),
+    "shallow": lambda: SpatialAE(SHAPE, depth=2, **SMALL),
+    "dense": lambda: DenseAE(SHAPE, latent=16, **SMALL),
+}
+RECONSTRUCTING = ("pca", "spatial", "shallow", "dense")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One of each, trained once for this module: name -> detector."""
+    found = {}
+
+    def get(name, brains):
+        if name not in found:
+            torch.manual_seed(0)
+            detector = MAKERS[name]()
+            fit(detector, brains, steps=120, batch_size=16, progress=False)
+            found[name] = detector
+        return found[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_maps_are_finite_and_zero_outside_the_brain(name, trained, brains, unseen):
+    anomaly = trained(name, brains).anomaly_map(unseen)
+    assert anomaly.shape == (30, *SHAPE) and anomaly.dtype == torch.float32 and not anomaly.requires_grad
+    assert anomaly.isfinite().all()
+    assert (anomaly[unseen[:, 0] == 0] == 0).all()
+    assert anomaly[unseen[:, 0] > 0].std() > 0
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_batch_of_one_is_a_row_of_a_batch(name, trained, brains, unseen):
+    detector = trained(name, brains)
+    together, alone = detector.anomaly_map(unseen), torch.cat([detector.anomaly_map(image[None]) for image in unseen])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    assert detector.anomaly_score(unseen[:1]).shape == (1,)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_bright_square_scores_higher_than_healthy_tissue(name, trained, brains, unseen):
+    ill = unseen.clone()
+    ill[:, :, 12:18, 14:20] = 1.3  # inside the smallest brain
+    detector = trained(name, brains)
+    anomaly, healthy = detector.anomaly_map(ill), detector.anomaly_map(unseen)
+    assert (anomaly[:, 12:18, 14:20].mean((1, 2)) > healthy[:, 12:18, 14:20].mean((1, 2))).all()
+    scores, healthy_scores = detector.anomaly_score(ill), detector.anomaly_score(unseen)
+    assert (scores > healthy_scores).all()
+    assert scores.std() > 1e-6 * scores.mean()  # not one constant score
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_rebuilt_detector_with_the_loaded_state_gives_the_same_maps(name, trained, brains, unseen):
+    detector = trained(name, brains)
+    again = type(detector)(**detector.hyperparameters())
+    again.load_state_dict(detector.state_dict())
+    assert torch.equal(again.eval().anomaly_map(unseen), detector.anomaly_map(unseen))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_hyperparameters_are_the_constructors_arguments(name):
+    detector = MAKERS[name]()
+    given = detector.hyperparameters()
+    assert type(detector)(**given).hyperparameters() == given
+    assert ("image_shape" in given) == (name != "intensity")
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTING)
+def test_the_residual_to_the_pseudo_healthy_image_is_the_map(name, trained, brains, unseen):
+    detector = trained(name, brains)
+    healthy = detector.pseudo_healthy(unseen)
+    assert healthy.shape == unseen.shape and (healthy[unseen == 0] == 0).all()
+    torch.testing.assert_close((unseen - healthy).abs()[:, 0], detector.anomaly_map(unseen))
+
+
+def test_a_detector_without_maps_or_losses_says_so(brains):
+    class Empty(Detector):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty defines no anomaly_map"):
+        Empty().anomaly_map(brains)
+    with pytest.raises(NotImplementedError, match="training_losses"):
+        Empty().training_losses(brains)
+
+
+def test_a_constructor_that_forgets_its_argument_is_told():
+    class Forgetful(Detector):
+        def __init__(self, width):
+            super().__init__()
+
+    with pytest.raises(AttributeError, match="must store .*width"):
+        Forgetful(3).hyperparameters()
+
+
+def test_the_default_score_is_the_mean_over_the_brain(brains):
+    images = brains[:4]
+    expected = torch.stack([image[image > 0].mean() for image in images])
+    torch.testing.assert_close(IntensityThreshold().anomaly_score(images), expected)
+    assert IntensityThreshold().anomaly_score(torch.zeros(1, 1, 8, 8)).item() == 0  # no brain, no division by zero

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """tests/run_all.py with three quick stages in a folder of its own."""
+    spec = importlib.util.spec_from_file_location("run_all", Path(__file__).with_name("run_all.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "OUTPUT", tmp_path)
+    monkeypatch.setattr(module, "STAMP", tmp_path / "stages.json")
+    says = {name: [sys.executable, "-c", f"print('I am {name}')"] for name in ("one", "two", "three")}
+    says["two"][-1] += "; print('=== 12 passed in 0.1s ===')"
+    monkeypatch.setattr(module, "stages", lambda: says)
+    monkeypatch.setattr(module, "tree_digest", lambda: "tree")
+    return module
+
+
+def test_all_stages_run_and_the_closing_line_is_pytest_s(runner, capfd):
+    runner.main()
+    out = capfd.readouterr().out
+    assert all(f"I am {name}" in out for name in ("one", "two", "three"))
+    assert "=== 12 passed in 0.1s ===" in out.partition("in short")[2]
+    assert not runner.STAMP.exists()
+
+
+def test_a_killed_run_goes_on_at_its_stage(runner, capfd):
+    runner.write_state({"tree": "tree", "done": {"one": ["one ok"]}})
+    runner.main()
+    out = capfd.readouterr().out
+    assert "I am one" not in out
+    assert "I am two" in out
+
+
+@pytest.mark.parametrize("state", ['{"tree": "another", "done": {"one": []}}', "{half"])
+def test_another_tree_or_a_damaged_stamp_starts_anew(runner, capfd, state):
+    runner.STAMP.write_text(state)
+    runner.main()
+    assert "I am one" in capfd.readouterr().out
+
+
+def test_a_failed_stage_fails_the_run_after_the_others(runner, capfd, monkeypatch):
+    stages = runner.stages() | {"two": [sys.executable, "-c", "raise SystemExit(1)"]}
+    monkeypatch.setattr(runner, "stages", lambda: stages)
+    with pytest.raises(SystemExit, match="FAILED: two"):
+        runner.main()
+    assert "I am three" in capfd.readouterr().out
+    assert not runner.STAMP.exists()
+
+
+def test_no_executed_lessons_is_a_failure(runner):
+    assert runner.run([sys.executable, "-m", "pytest", "--nbval-lax", "*"]) == (1, [])
+
+
+def test_stage_names_and_stamp(runner):
+    runner.write_state({"tree": "tree", "done": {"one": ["x"]}})
+    assert json.loads(runner.STAMP.read_text())["done"] == {"one": ["x"]}
