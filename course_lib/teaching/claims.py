@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from course_lib.errors import BadInput
 from course_lib.teaching.prose import table
+
+if TYPE_CHECKING:
+    from course_lib.metrics.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Claim:
         value: what was measured, such as a difference in AP; None where there is no one number.
         low, high: the ends of the interval of `value`, or None.
         over: what the interval is over, such as "subjects" or "seeds".
+        seeds: how many trainings or draws of the data the value averages.
         because: why it does not hold, where that is known.
     """
 
@@ -33,6 +38,7 @@ class Claim:
     high: float | None = None
     over: str = ""
     because: str = ""
+    seeds: int = 1
 
     def __post_init__(self):
         if not self.name or not self.statement:
@@ -46,6 +52,45 @@ class Claim:
             raise BadInput("an interval needs a lower and an upper end, in this order.", field=self.name)
         if self.low is not None and not self.over:
             raise BadInput("say what the interval is over, such as over='subjects'.", field=self.name)
+
+    @classmethod
+    def of_interval(
+        cls,
+        name: str,
+        statement: str,
+        interval: Interval,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        over: str = "subjects",
+        because: str = "",
+    ) -> Claim:
+        """The claim that a quantity lies above, or below, a number: it holds if its whole interval does.
+
+        Args:
+            name, statement, because: as the attributes; `because` is kept only if the claim does not hold.
+            interval: of `course_lib.metrics.intervals` or `course_lib.evaluation.paired_difference`.
+            above, below: the number; give one of them (both: between).
+            over: what the interval's `subjects` are, such as "persons" or "lesions".
+
+        Raises:
+            BadInput: neither or no sensible limit is given.
+        """
+        if above is None and below is None:
+            raise BadInput("say above or below which number it should lie.", field=name)
+        holds = (above is None or interval.low > above) and (below is None or interval.high < below)
+        several = f" and {interval.seeds} seeds" if interval.seeds > 1 else ""
+        return cls(
+            name,
+            statement,
+            bool(holds),
+            interval.value,
+            interval.low,
+            interval.high,
+            f"{interval.subjects} {over}{several}",
+            "" if holds else because,
+            interval.seeds,
+        )
 
     def measured(self) -> str:
         """The value and the interval as text, such as "0.31 [0.25, 0.38] over subjects"."""

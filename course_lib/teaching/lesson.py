@@ -10,11 +10,14 @@ from course_lib.errors import BadInput
 from course_lib.teaching import predictions
 from course_lib.teaching.cards import Card, Check
 from course_lib.teaching.claims import Claim, claims_table
-from course_lib.teaching.prose import fill, show
+from course_lib.teaching.prose import fill, show, show_figure
 from course_lib.teaching.record import records_folder, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from course_lib.metrics.intervals import Interval
 
 NOTICE = "*Research and teaching only, not for diagnosis.*"
 
@@ -54,6 +57,10 @@ class Lesson:
         """Show a sentence whose numbers come from the run: `say("AP is {ap:.2f}", ap=ap)`. A tuple is an interval."""
         show(fill(template, **values))
 
+    def figure(self, alt: str, fig: Figure | None = None, **values) -> None:
+        """Show the current figure (or `fig`), and `alt` to those who cannot see it; its numbers as in `say`."""
+        show_figure(fill(alt, **values), fig)
+
     def claim(
         self,
         name: str,
@@ -64,20 +71,30 @@ class Lesson:
         high: float | None = None,
         over: str = "",
         because: str = "",
+        seeds: int = 1,
     ) -> None:
         """Record and show a claim with what was measured. See `Claim`.
 
         Raises:
             BadInput: the name was used before in this lesson for another statement, or a number is not finite.
         """
-        before = self.claims.get(name)
-        if before is not None and before.statement != statement:
-            raise BadInput("two claims of this lesson have this name.", field=name, remedy="Rename one.")
-        claim = Claim(name, statement, holds, value, low, high, over, because)
-        self.claims[name] = claim
+        self._add_claim(Claim(name, statement, holds, value, low, high, over, because, seeds))
+
+    def claim_interval(self, name: str, statement: str, interval: Interval, **limits) -> None:
+        """Record and show the claim that an interval lies above, or below, a number. See `Claim.of_interval`.
+
+        `lesson.claim_interval("dense-beats-copying", "The dense code has the higher AP (difference).", gap, above=0)`
+        """
+        self._add_claim(Claim.of_interval(name, statement, interval, **limits))
+
+    def _add_claim(self, claim: Claim) -> None:
+        before = self.claims.get(claim.name)
+        if before is not None and before.statement != claim.statement:
+            raise BadInput("two claims of this lesson have this name.", field=claim.name, remedy="Rename one.")
+        self.claims[claim.name] = claim
         self._save(complete=False)
         measured = f" Measured: {claim.measured()}." if claim.measured() else ""
-        show(f"> **Claim.** {statement}{measured} In this run it **{claim.verdict()}**.")
+        show(f"> **Claim.** {claim.statement}{measured} In this run it **{claim.verdict()}**.")
 
     def predict(
         self,

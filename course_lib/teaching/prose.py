@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import string
+from typing import TYPE_CHECKING
 
 from course_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def fill(template: str, **values) -> str:
@@ -38,6 +42,25 @@ def show(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(text)) if get_ipython() is not None else print(text)
+
+
+def show_figure(alt: str, fig: Figure | None = None) -> None:
+    """Show a matplotlib figure with `alt`, which says what is to be seen in it to those who cannot see it.
+
+    Args:
+        alt: one or two sentences.
+        fig: the figure; default: the current one. It is closed.
+    """
+    import matplotlib.pyplot as plt
+    from IPython import get_ipython
+    from IPython.display import display
+
+    fig = fig or plt.gcf()
+    if get_ipython() is not None:
+        display(fig, metadata={"image/png": {"alt": alt}})
+    else:
+        print(f"[figure: {alt}]")
+    plt.close(fig)
 
 
 def table(rows: list[dict], columns: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from course_lib.errors import BadInput
+from course_lib.metrics.intervals import Interval
 from course_lib.teaching.claims import Claim, claims_table
 
 
@@ -39,3 +40,18 @@ def test_table_has_a_row_for_each_claim_and_keeps_bars_apart():
     assert len(text.splitlines()) == 4
     assert "P(x\\|z)" in text
     assert "does not hold" in text
+
+
+@pytest.mark.parametrize(
+    ("limits", "holds"),
+    [({"above": 0}, True), ({"above": 0.2}, False), ({"below": 0.5}, True), ({"above": 0, "below": 0.25}, False)],
+)
+def test_an_interval_holds_if_the_whole_of_it_lies_beyond_the_limit(limits, holds):
+    claim = Claim.of_interval("a", "A is so", Interval(0.2, 0.1, 0.3, 12, 3), because="noise", **limits)
+    assert claim.holds is holds and claim.over == "12 subjects and 3 seeds" and claim.seeds == 3
+    assert claim.because == ("" if holds else "noise")
+
+
+def test_an_interval_needs_a_limit():
+    with pytest.raises(BadInput, match="above or below"):
+        Claim.of_interval("a", "A is so", Interval(0.2, 0.1, 0.3, 12))
