@@ -168,6 +168,15 @@ def test_a_checkpoint_of_another_run_is_refused(images, tmp_path, change):
         run(images + 0.1, checkpoint=tmp_path / "c.pt")
 
 
+def test_a_checkpoint_past_the_steps_asked_for_is_refused_and_kept(images, tmp_path):
+    path = tmp_path / "c.pt"
+    run(images, steps=10, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match="at step 10, and 5 steps") as refused:
+        run(images, steps=5, checkpoint=path)
+    assert refused.value.file == path and path.read_bytes() == before
+
+
 def test_a_checkpoint_is_written_every_so_many_steps_and_at_the_end(images, tmp_path):
     path, seen = tmp_path / "c.pt", []
 
