@@ -22,7 +22,7 @@ class OneClassSVM(KernelDetector):
 
     Args:
         image_shape, pool, kept, gamma: as for `course_lib.detectors.kernels.KernelDetector`.
-        nu: in (0, 1].
+        nu: in (0, 1); at 1 all alpha are equal and rho is not determined.
         tolerance: of the solver.
     """
 
@@ -39,8 +39,8 @@ class OneClassSVM(KernelDetector):
         tolerance: float = 1e-6,
     ):
         super().__init__(image_shape, pool, kept, gamma)
-        if not 0 < nu <= 1:
-            raise BadInput(f"nu is {nu}.", field="nu", remedy="Choose it above 0 and at most 1.")
+        if not 0 < nu < 1:
+            raise BadInput(f"nu is {nu}.", field="nu", remedy="Choose it above 0 and below 1 (1 is KernelDensity).")
         self.nu, self.tolerance = nu, tolerance
         self.register_buffer("alpha", torch.zeros(kept, dtype=torch.float64))
         self.register_buffer("rho", torch.zeros((), dtype=torch.float64))
