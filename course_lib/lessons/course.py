@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 from course_lib.errors import BadInput
 from course_lib.files import ROOT, atomic_write, data_folder, output_folder
 from course_lib.lessons import pages, tables
-from course_lib.lessons.catalog import LessonFiles, lessons
+from course_lib.lessons.anatomy import promised_cost
+from course_lib.lessons.catalog import NOTEBOOKS, LessonFiles, lessons
 from course_lib.lessons.memory import PeakMemory
 from course_lib.lessons.run import LessonFailed, read_notebook, run
 from course_lib.teaching.record import read_record
@@ -80,7 +81,9 @@ class Course:
             self._tell(bar, f"{lesson.name}: {done['minutes']:.1f} minutes, {done['memory_gib']:.2f} GiB")
         else:
             self._tell(bar, f"{lesson.name}: done before, nothing has changed")
-        self.cost.append({"name": lesson.name, "title": pages.title(notebook)} | done)
+        minutes, gib = promised_cost(notebook) or (None, None)
+        promised = {"promised_minutes": minutes, "promised_gib": gib}
+        self.cost.append({"name": lesson.name, "title": pages.title(notebook)} | done | promised)
         del self.cost[-1]["key"]
         self.records.append(read_record(self._record(lesson)))
 
@@ -157,7 +160,9 @@ def print_tables(course: Course) -> None:
             print(f"\n{heading}\n{text}")
     claims = tables.claims_text(course.records)
     if claims:
-        print(f"\nClaims\n{claims}")
+        print(f"\nClaims\n{claims}\n\n{tables.claims_line(course.records)}")
+    if course.cost:
+        print(f"\nCost ({course.profile}; promised for standard)\n{tables.cost_text(course.cost)}")
 
 
 def main() -> None:
@@ -168,13 +173,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--only", nargs="+", metavar="LESSON", help="numbers such as 2.1")
     parser.add_argument("--output", type=Path, help="folder of pages and tables (default: output/<profile>)")
+    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of parts and of claims.tsv")
     parser.add_argument("--fresh", action="store_true", help="run lessons again even if nothing has changed")
     parser.add_argument("--accept-claims", action="store_true", help="record which claims hold, from this run")
     arguments = parser.parse_args()
     output = (arguments.output or output_folder() / arguments.profile).absolute()
     course = Course(output, {name: getattr(arguments, name) for name in ("profile", "seed", "device")}, arguments.fresh)
     try:
-        chosen = lessons(only=arguments.only)
+        chosen = lessons(arguments.notebooks, arguments.only)
         with alone(output):
             make_atlas(arguments.profile)
             course.run(chosen)
@@ -182,7 +188,7 @@ def main() -> None:
     except BadInput as error:
         sys.exit(f"{error}")
     print_tables(course)
-    sys.exit(conclude(course, arguments.accept_claims))
+    sys.exit(conclude(course, arguments.accept_claims, arguments.notebooks / tables.RECORDED.name))
 
 
 @contextmanager
@@ -209,11 +215,13 @@ def make_atlas(profile: str) -> None:
     make_cohort(data_folder() / "atlas", profile, progress=sys.stderr.isatty())
 
 
-def conclude(course: Course, accept: bool) -> int:
+def conclude(course: Course, accept: bool, recorded: Path = tables.RECORDED) -> int:
     """Print where everything is and what failed; returns the exit code."""
     if accept:
-        tables.accept_claims(course.records)
-    failures, notes = tables.compare_claims(course.records)
+        tables.accept_claims(course.records, recorded)
+    failures, notes = tables.compare_claims(course.records, recorded)
+    dear, slow = tables.compare_cost(course.cost, course.profile)
+    failures, notes = failures + dear, notes + slow
     print(f"\nLessons: {course.output / 'lessons' / 'index.html'}\nTables:  {course.output}")
     for note in notes:
         print(f"note: {note}")

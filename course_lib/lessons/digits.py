@@ -31,8 +31,8 @@ def typed_results(text: str) -> list[str]:
     """What looks like a typed result in Markdown, each as one sentence; what was found once is not found again.
 
     Looked at: percentages, "3 times" and "3-fold", p-values, a metric's name with a number, and decimals. Left alone:
-    code, formulas, links, references, years, sizes and counts, numbers of lessons, decimals in mm, ml, GiB or minutes, the levels of
-    intervals (95 %), and the course's intensity convention (0.5 and 0.125).
+    code, formulas, links, references, years, sizes and counts, numbers of lessons, decimals in mm, ml, GiB or minutes,
+    the levels of intervals (95 %), and the course's intensity convention (0.5 and 0.125).
     """
     text = re.split(r"^## References", text, flags=re.MULTILINE)[0]
     text = _LESSON.sub(" ", _SPARED.sub(" ", text))

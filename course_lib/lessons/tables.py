@@ -14,6 +14,8 @@ from course_lib.teaching.prose import table
 RECORDED = NOTEBOOKS / "claims.tsv"  # which claims hold, in the repository: lesson, claim, profile, holds
 WORDS = {"yes": True, "no": False, "either": None}  # "either", set by hand: too close to call with so little computing
 OPTIONAL = "real "  # so begin the names of claims on real scans: a computer without those scans cannot measure them
+SEEDS = 3  # so many trainings or draws of the data a claim should stand on
+QUICK_MINUTES, SLOWER = 3, 3  # a lesson's limit in the quick profile; times the promised minutes in the standard one
 _PIVOT = ["lesson", "data", "level", "metric", "protocol"]
 
 
@@ -25,7 +27,8 @@ def results_table(records: list[dict]) -> pd.DataFrame:
 
 def claims_frame(records: list[dict]) -> pd.DataFrame:
     """All claims, one a row."""
-    columns = ["lesson", "claim", "statement", "holds", "value", "low", "high", "over", "because", "profile", "seed"]
+    columns = ["lesson", "claim", "statement", "holds", "value", "low", "high", "over", "seeds", "because"]
+    columns += ["profile", "seed"]
     rows = [
         {"lesson": r["lesson"], "profile": r["profile"], "seed": r["seed"], "claim": claim["name"], **claim}
         for r in records
@@ -59,15 +62,57 @@ def claims_text(records: list[dict]) -> str:
     return "\n\n".join(parts)
 
 
+def claims_line(records: list[dict]) -> str:
+    """How many claims there are, hold, and were measured over several seeds."""
+    claims = [Claim(**claim) for record in records for claim in record["claims"]]
+    hold, several = sum(claim.holds for claim in claims), sum(claim.seeds >= SEEDS for claim in claims)
+    return f"{len(claims)} claims, {hold} hold, {several} over at least {SEEDS} seeds."
+
+
+def cost_text(cost: list[dict]) -> str:
+    """Minutes and memory of each lesson as a Markdown table, measured beside promised (for `standard`)."""
+    rows = [
+        {
+            "name": row["name"],
+            "minutes": f"{row['minutes']:.1f}",
+            "promised": _plain(row.get("promised_minutes")),
+            "memory": f"{row['memory_gib']:.2f}",
+            "under": _plain(row.get("promised_gib")),
+        }
+        for row in cost
+    ]
+    heads = {"name": "lesson", "minutes": "minutes", "promised": "promised", "memory": "GiB", "under": "promised GiB"}
+    return table(rows, heads)
+
+
+def compare_cost(cost: list[dict], profile: str) -> tuple[list[str], list[str]]:
+    """What a run cost against what the lessons promise.
+
+    Returns:
+        The failures (more memory than promised, in `quick` and `standard`), and notes (far slower than promised: a note
+        only, because computers differ).
+    """
+    failures, notes = [], []
+    for row in cost if profile != "full" else ():
+        gib, minutes = row.get("promised_gib"), row.get("promised_minutes")
+        if gib is not None and row["memory_gib"] > gib:
+            failures.append(f"{row['name']} took {row['memory_gib']:.2f} GiB and promises {gib:g}")
+        limit = QUICK_MINUTES if profile == "quick" else minutes and SLOWER * minutes
+        if limit and row["minutes"] > limit:
+            notes.append(f"{row['name']} took {row['minutes']:.1f} minutes, more than {limit:g}")
+    return failures, notes
+
+
 def write_tables(folder: Path, records: list[dict], cost: list[dict]) -> None:
-    """Write results and claims, each as CSV and as Markdown, and the cost as CSV."""
+    """Write results, claims and cost, each as CSV and as Markdown."""
     results = results_table(records)
     pieces = [f"## {heading}\n\n{text}" for heading, text in results_text(results).items()]
     _write(folder / "results.csv", results.to_csv(index=False) if len(results) else "")
     _write(folder / "results.md", "\n\n".join(["# Results", *pieces]) + "\n")
     _write(folder / "claims.csv", claims_frame(records).to_csv(index=False))
-    _write(folder / "claims.md", f"# Claims\n\n{claims_text(records)}\n")
+    _write(folder / "claims.md", f"# Claims\n\n{claims_line(records)}\n\n{claims_text(records)}\n")
     _write(folder / "cost.csv", pd.DataFrame(cost).to_csv(index=False))
+    _write(folder / "cost.md", f"# Cost\n\n{cost_text(cost)}\n")
 
 
 def compare_claims(records: list[dict], path: Path = RECORDED) -> tuple[list[str], list[str]]:
@@ -139,6 +184,10 @@ def _number(row: dict) -> str:
 
 def _short(value) -> str:
     return f"{value:.3f}" if isinstance(value, float) and pd.notna(value) else "" if pd.isna(value) else str(value)
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def _name(key: tuple[str, str, str]) -> str:

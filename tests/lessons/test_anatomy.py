@@ -97,7 +97,7 @@ def test_a_whole_lesson_passes_and_its_cost_is_read(tmp_path):
         ("ax.plot(x, y, color", "ax.plot(x, y, 'g--', color", "the colour 'g--'"),
         ("x3 = 3", "\n".join(f"y{k} = {k}" for k in range(26)), "26 lines of code, more than 25"),
         (FILLER, "", "cells, not 20"),
-        ("# Two questions.", "# AP is 0.83 here.", "a decimal, '0.83'"),
+        ("# Two questions.", "# AP is 0.83 here.", "a score, 'AP is 0.83'"),
         ("x3 = 3", "x3 = = 3", "cell 6: invalid syntax"),
     ],
 )
@@ -186,5 +186,5 @@ def test_a_folder_of_lessons_is_checked_by_the_command(tmp_path, capsys, monkeyp
         with pytest.raises(SystemExit) as ended:
             anatomy.main()
         assert ended.value.code == code
-    assert "9.1_whole: cell 1: a decimal, '0.83', is typed" in capsys.readouterr().out
+    assert "9.1_whole: cell 1: a score, 'AP is 0.83', is typed" in capsys.readouterr().out
     assert anatomy.problems(lessons(tmp_path)[0])

@@ -161,3 +161,33 @@ def test_two_runs_in_one_folder_take_turns(tmp_path, capsys):
     other.join(timeout=30)
     assert turns == ["first", "second"]
     assert "waiting for it" in capsys.readouterr().out
+
+
+def spent(**fields) -> dict:
+    row = {"name": "2.1_a", "minutes": 2.0, "memory_gib": 1.0, "promised_minutes": 1.0, "promised_gib": 1.5}
+    return row | fields
+
+
+@pytest.mark.parametrize(
+    ("profile", "fields", "failures", "notes"),
+    [
+        ("standard", {}, 0, 0),
+        ("standard", {"memory_gib": 1.51}, 1, 0),
+        ("quick", {"memory_gib": 1.51}, 1, 0),
+        ("full", {"memory_gib": 9.0, "minutes": 99.0}, 0, 0),
+        ("standard", {"minutes": 3.1}, 0, 1),
+        ("quick", {"minutes": 3.1, "promised_minutes": 9.0}, 0, 1),
+        ("quick", {"memory_gib": 9.0, "promised_minutes": None, "promised_gib": None}, 0, 0),
+    ],
+)
+def test_more_memory_than_promised_fails_and_more_time_is_noted(profile, fields, failures, notes):
+    found = tables.compare_cost([spent(**fields)], profile)
+    assert (len(found[0]), len(found[1])) == (failures, notes)
+
+
+def test_cost_and_claims_in_short():
+    assert "| 2.1_a | 2.0 | 1 | 1.00 | 1.5 |" in tables.cost_text([spent()])
+    several = record(True)
+    several["claims"].append({"name": "b", "statement": "B is so", "holds": False, "seeds": 3})
+    assert tables.claims_line([several]) == "2 claims, 1 hold, 1 over at least 3 seeds."
+    assert tables.claims_frame([several])["seeds"].tolist()[1] == 3
