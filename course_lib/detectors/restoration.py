@@ -21,7 +21,9 @@ class Restoration(Detector):
     bracket is b times a negative ELBO with a Laplace likelihood of scale b; `b = sqrt(v / 2)` gives that the variance
     v of the VAE's Gaussian. The L1 norm is the papers'; its gradient has one size wherever the fit is off.
 
-    No pixel moves by more than about T a, or 0.2: the map saturates there.
+    Without the tie no pixel moves by much more than T a, or 0.2: the map saturates there. The gradient of L1 and TV
+    has no small values, so the loop ends swinging by up to (1 + 4 lambda) a: a floor under every map, and a reason
+    not to take lambda much above 1 at this step size.
 
     Args:
         vae: trained.

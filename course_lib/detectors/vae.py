@@ -68,9 +68,11 @@ class VAE(Detector):
         self.decoder = Decoder(widths)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and log sigma^2 of q(z | x), each `(B, latent)` in float32, also under autocast: exp() needs it."""
+        """mu and log sigma^2 of q(z | x), each `(B, latent)`, in float32 also under autocast: exp() needs it."""
         features = self.encoder(images)
-        return self.to_mu(features).float(), self.to_logvar(features).float().clamp(*LOGVAR)
+        mu, logvar = self.to_mu(features), self.to_logvar(features)
+        precise = torch.promote_types(mu.dtype, torch.float32)
+        return mu.to(precise), logvar.to(precise).clamp(*LOGVAR)
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean code mu, `(B, latent)`: what is used at test time, where a sample would only add noise."""
@@ -91,7 +93,7 @@ class VAE(Detector):
         keeps the first loss, the learning rate and the limit on gradients those of `DenseAE`.
         """
         mu, logvar = self.posterior(images)
-        rebuilt = self.decode(sample(mu, logvar)).float()
+        rebuilt = self.decode(sample(mu, logvar))
         nats = 2 * self.variance / images[0].numel()
         return {
             "reconstruction": nats * misfit(images, rebuilt, self.variance).mean(),
@@ -106,7 +108,7 @@ class VAE(Detector):
                 what the code's width costs and is then no strict bound, but the same at each call.
         """
         mu, logvar = self.posterior(images)
-        rebuilt = self.decode(mu if noise is None else sample(mu, logvar, noise)).float()
+        rebuilt = self.decode(mu if noise is None else sample(mu, logvar, noise))
         constant = 0.5 * images[0].numel() * math.log(2 * math.pi * self.variance)
         return -misfit(images, rebuilt, self.variance) - kl_per_dimension(mu, logvar).sum(1) - constant
 
@@ -165,7 +167,10 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def misfit(images: Tensor, rebuilt: Tensor, variance: float) -> Tensor:
-    """sum_p (x_p - x_hat_p)^2 / (2 v), `(B,)`, in nats: -log N(x; x_hat, v I) without its constant."""
+    """sum_p (x_p - x_hat_p)^2 / (2 v), `(B,)`, in nats: -log N(x; x_hat, v I) without its constant.
+
+    Images in float32 keep it in float32, whatever the decoder's arithmetic was.
+    """
     return (images - rebuilt).square().flatten(1).sum(1) / (2 * variance)
 
 
