@@ -182,7 +182,8 @@ def main() -> None:
     try:
         chosen = lessons(arguments.notebooks, arguments.only)
         with alone(output):
-            make_atlas(arguments.profile)
+            if arguments.notebooks == NOTEBOOKS:  # lessons of another folder make what they need
+                make_atlas(arguments.profile)
             course.run(chosen)
             course.finish()
     except BadInput as error:

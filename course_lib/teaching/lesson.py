@@ -105,6 +105,8 @@ class Lesson:
         *,
         bounds: tuple[float, float] | None = None,
         guess=None,
+        sure: float | None = None,
+        within: tuple[float, float] | None = None,
     ):
         """Ask for a guess, with a small form where widgets are shown; `guess=` commits one in code.
 
@@ -115,6 +117,8 @@ class Lesson:
             choices: the answers to choose from, or to rank.
             bounds: smallest and largest number that make sense.
             guess: a guess in code, for those who read without widgets.
+            sure: with it, for a choice or a ranking, how sure: 50 to 100 per cent (that any one pair is in order).
+            within: with it, for a number, the range that holds the truth with 80 per cent.
         """
         if kind not in predictions.KINDS or (kind != "number" and len(choices) < 2):
             raise BadInput(f"kind is one of {', '.join(predictions.KINDS)}; the last two need choices.", field=key)
@@ -122,14 +126,19 @@ class Lesson:
         options = f"\n\n*{'Choose' if kind == 'choice' else 'Rank'}: {', '.join(choices)}.*" if choices else ""
         show(f"**Predict.** {question}{options}")
         if guess is not None:
-            self._commit(key, predictions.check_guess(guess, kind, choices, bounds))
+            stated = predictions.check_confidence(kind, sure, within)
+            self._commit(key, predictions.check_guess(guess, kind, choices, bounds), **stated)
         stored = predictions.load().get(f"{self.number}/{key}", {}).get("guess")
         from IPython import get_ipython
         from IPython.display import display
 
         if get_ipython() is not None:
             usable = _usable(stored, kind, choices, bounds)
-            display(predictions.form(kind, choices, usable, lambda value: self._commit(key, value), bounds))
+            display(
+                predictions.form(
+                    kind, choices, usable, lambda *args, **stated: self._commit(key, *args, **stated), bounds
+                )
+            )
 
     def reveal(self, key: str, truth) -> None:
         """Show the truth, beside the guess if one is stored."""
@@ -178,8 +187,9 @@ class Lesson:
         show(NOTICE)
         self._save(complete=True)
 
-    def _commit(self, key: str, guess) -> None:
-        predictions.store(self.number, key, guess=guess, profile=self.profile, **self._questions[key])
+    def _commit(self, key: str, guess, sure=None, low=None, high=None) -> None:
+        stated = {"sure": sure, "low": low, "high": high}  # None: an earlier guess's does not stay
+        predictions.store(self.number, key, guess=guess, profile=self.profile, **stated, **self._questions[key])
 
     def _save(self, complete: bool) -> None:
         record = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from course_lib.errors import BadInput
-from course_lib.teaching import Lesson
+from course_lib.teaching import Lesson, predictions
 from course_lib.teaching.record import read_record
 
 
@@ -59,6 +59,13 @@ def test_a_stored_guess_for_a_question_that_changed_is_left_out(lesson, capsys):
     lesson.predict("order", "Which is best?", "ranking", ["AE", "PCA", "VAE"])
     lesson.reveal("order", ["AE", "PCA", "VAE"])
     assert "The order is **AE > PCA > VAE**." in capsys.readouterr().out
+
+
+def test_confidence_is_stored_and_a_new_guess_forgets_it(lesson):
+    lesson.predict("best", "Which?", "choice", ["AE", "PCA"], guess="AE", sure=80)
+    assert predictions.load()["2.1/best"]["sure"] == 80
+    lesson.predict("best", "Which?", "choice", ["AE", "PCA"], guess="PCA")
+    assert predictions.load()["2.1/best"]["sure"] is None
 
 
 def test_truth_before_question_is_refused(lesson):
