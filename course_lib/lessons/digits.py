@@ -10,7 +10,9 @@ _SPARED = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _LESSON = re.compile(
-    r"(?:\blessons?|\bnext:?|\bexercise|^#+)\s+\d\.\d(?:\.\d)?(?:(?:,| and| to| or|-|–)\s*\d\.\d)*", re.I | re.M
+    r"(?:\blessons?|\bnext:?|\bas in|\bsee|\bexercises?|^#+)\s+"
+    r"\d\.\d(?:\.\d)?(?:(?:,| and| to| or|-|–)\s*\d\.\d)*",
+    re.IGNORECASE | re.MULTILINE,
 )
 _LEVELS = ("1", "5", "95", "99", "100")  # per cent: of intervals and of allowed false positives
 _CONVENTION = ("0.5", "0.125", "0.625", "0.0", "1.0")  # intensities' convention and ends of scales

@@ -134,7 +134,7 @@ def test_typed_results_are_found(text):
     "text",
     [
         "Meissen 2021 and 96 × 96 pixels of 2.5 mm; 120 people, 17 slices.",
-        "See lesson 1.2, lessons 2.1 and 2.2; doi 10.1038/s41597-024-03667-5.",
+        "See lesson 1.2, lessons 2.1 and 2.2, as in 2.1; doi 10.1038/s41597-024-03667-5.",
         "## 2.1 Auto-encoders",
         "The threshold is `0.83`, $\\alpha = 0.3$, and\n\n$$x > 2.5$$",
         "```\npython -p rate 0.01\n```",
