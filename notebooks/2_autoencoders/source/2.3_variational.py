@@ -90,7 +90,7 @@ lesson.say(
 # ## A code that costs something
 #
 # A VAE's encoder does not name one code but a Gaussian, $q(z|x) = \mathcal{N}(\mu, \sigma^2)$. The decoder is given a
-# sample of it. What the Gaussian says beyond the standard normal is counted in *nats* (a nat is 1.44 bits) by the
+# sample of it. What the Gaussian says beyond the standard normal is counted in *nats* (a nat is `1.44` bits) by the
 # Kullback-Leibler divergence, KL. With a Gaussian likelihood of constant variance $v$, training minimises
 #
 # $$\underbrace{\sum_p \frac{(x_p - \hat{x}_p)^2}{2v}}_{\text{distortion}} + \beta\,
@@ -287,8 +287,8 @@ lesson.predict(
 )
 
 # %% [markdown]
-# No pixel moves by much more than $T a$. We choose $T a = 0.5$, four robust standard deviations. The papers' 0.15 would
-# cut the residuals of this young VAE short; the table shows what a cut at 0.2 costs (control 0, at most 0.2).
+# No pixel moves by much more than $T a$. We take $T a = 0.5$, four robust standard deviations. The papers' `0.15` would
+# cut the residuals of this young VAE short; the table shows what a cut at `0.2` costs (last control).
 #
 # Restoration runs the network forward and back $T$ times for each slice. So we restore only the two slices with
 # the largest lesion of each test subject. All maps of this section are measured on these, without
@@ -314,6 +314,8 @@ maps |= run_all({"control 0, at most 0.2": short}, few)
 maps["residual"] = [predict(vae, few, name="residual") for vae in vaes[1]]
 maps["residual, median 3"] = [predict(vae, few, [("median", 3)], name="residual, median 3") for vae in vaes[1]]
 maps["brightness"] = [predict(baselines["brightness"], few, name="brightness")]
+
+# %%
 for of in ("kl", "elbo"):
     name = f"{of.upper()} gradient"
     maps[name] = []
@@ -428,7 +430,7 @@ lesson.say(
 #
 # At test time nothing is added. The paper's point is the *grain* of $n$: numbers on a coarse grid, made smooth, so that
 # noise looks like a lesion. We train three: no noise, one number for each pixel, and 12 × 12 numbers on the 96 × 96
-# pixels. At the grid's places the noise has a standard deviation of 0.2, or 1.6 robust ones.
+# pixels. At the grid's places the noise has a standard deviation of `0.2`, or `1.6` robust ones.
 
 # %%
 lesson.predict(
