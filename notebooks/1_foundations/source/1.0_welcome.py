@@ -49,7 +49,6 @@ import course_lib.doctor
 course_lib.doctor.check()  # importing the course first also makes torch fast on small machines
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -79,7 +78,7 @@ test = slices.select("split == 'test'")
 kinds = [family for family in ("healthy", "stroke", "ms", "texture", "tumour") if family in test.families]
 gallery = [test.example(kinds[k % len(kinds)], place=0.5 + 0.5 * (k // len(kinds)) / 6) for k in range(6)]
 plots.show_slices([test.images[row] for row in gallery], titles=[f"head {k}" for k in range(1, len(gallery) + 1)])
-plt.show()
+lesson.figure("Six axial slices through six simulated heads, numbered from 1; some show disease.")
 
 # %%
 heads = [f"head {k}" for k in range(1, len(gallery) + 1)]
@@ -107,7 +106,9 @@ plots.show_maps(
     titles=[f"{head}: {test.table['family'][row]}" for head, row in zip(heads, gallery, strict=True)],
     label="Mahalanobis distance (s.d.)",
 )
-plt.show()
+lesson.figure(
+    "Above, the six slices with the true outlines; below, their anomaly maps, from 0 to {top:.0f} s.d.", top=maps.max()
+)
 
 # %% [markdown]
 # The upper row shows the truth, outlined in blue. The lower row is the detector's *anomaly map*: how far each place is
@@ -145,7 +146,7 @@ lesson.say(
 # precision* (AP). Sort all brain pixels of a family's test subjects from most to least anomalous, and walk down the
 # list. The share of lesion pixels among those passed so far is the *precision*. AP is its average over the lesion
 # pixels. A perfect map has AP 1. A map of random numbers reaches the share of lesion pixels in the brain, often below
-# 0.01: the *chance level*.
+# one in a hundred: the *chance level*.
 #
 # Beside it stands the humblest detector: brightness itself. `IntensityThreshold` learns nothing. Its map is the image.
 
@@ -168,7 +169,7 @@ table = evaluate(scores, resamples=500, seed=seed)
 ap = table[(table["level"] == "pixel") & (table["metric"] == "AP")]
 lesson.results(ap)
 plots.plot_results(ap, ylabel="pixel AP, 95 % interval over subjects")
-plt.show()
+lesson.figure("Pixel AP of brightness and of the positional Gaussian for each family, with intervals and chance.")
 
 # %%
 wide = ap.pivot(index="family", columns="detector", values="value")
@@ -237,7 +238,7 @@ plots.show_maps(
     titles=["before", "after"],
     label="Mahalanobis distance (s.d.)",
 )
-plt.show()
+lesson.figure("One healthy slice before and after a lesion is painted into it, and the anomaly map of each.")
 
 
 # %%

@@ -89,7 +89,7 @@ pd.DataFrame(scan.affine, index=["x (mm)", "y (mm)", "z (mm)", ""], columns=["i"
 voxel_ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
 centre = scan.affine[:3] @ [*np.argwhere(truth.data).mean(0), 1]  # mm
 plots.show_planes(scan.data, scan.affine, centre, mask=truth.data)
-plt.show()
+lesson.figure("A head cut in three planes through its tumour, which is outlined in blue; axes in millimetres.")
 lesson.say(
     "The array has {shape} voxels of {size:.0f} mm. The blue outline is the truth: a tumour of {ml:.1f} ml. "
     "The axes are in millimetres of the MNI standard brain, whose origin lies deep in the middle of the head.",
@@ -119,7 +119,7 @@ pictures = [volume[:, ::-1, k].T for volume in (scan.data, as_it_lies, read.data
 plots.show_slices(
     pictures, titles=["the scan", "mirrored file, affine ignored", "mirrored file, read_volume"], columns=3
 )
-plt.show()
+lesson.figure("One slice three times: the scan, the mirrored file as it lies, and the file as read_volume reads it.")
 
 # %%
 changed = pd.Series(read.report, name="what read_volume changed or noticed").to_frame()
@@ -143,6 +143,7 @@ for name, value in (("one voxel is NaN", np.nan), ("one voxel is infinite", np.i
 nib.save(nib.Nifti1Image(np.stack([scan.data] * 2, -1), scan.affine), folder / "two volumes in one.nii.gz")
 
 
+# %%
 def attempt(reader, path):
     """What a reader says about a file."""
     try:
@@ -214,7 +215,7 @@ plots.show_slices(
     titles=list(gallery["family"]),
     columns=6,
 )
-plt.show()
+lesson.figure("A slice of each family: {names}. Outlines show the truth.", names=", ".join(gallery["family"]))
 
 # %% [markdown]
 # Each picture is a slice of another simulated person, looked down upon from above: the patient's left is on your left.
@@ -253,7 +254,10 @@ ax.axvline(0, color="0.3", ls=":")
 ax.set(xlabel="lesion minus rest of the brain (robust s.d.)", yticks=range(ill["family"].nunique()))
 ax.set_yticklabels(dict.fromkeys(ill["family"]))
 fig.tight_layout()
-plt.show()
+lesson.figure(
+    "For each person the contrast of the lesion; the families' means: {means}.",
+    means=", ".join(f"{family} {mean:+.1f}" for family, mean in ill.groupby("family")["contrast"].mean().items()),
+)
 
 # %%
 by_family = ill.groupby("family", sort=False)["contrast"].mean()
@@ -287,7 +291,7 @@ for column, family in enumerate(("atrophy", "midlineshift", "tumour")):
     plots.show_slice(image[:, ::-1, k].T, mask[:, ::-1, k].T, title=family, sides=column == 0, ax=axes[0, column])
     plots.show_map(moved[:, ::-1, k].T, limit=8, label="displacement (mm)", ax=axes[1, column])
 fig.tight_layout()
-plt.show()
+lesson.figure("Slices of atrophy, midline shift and tumour above; below, how many millimetres each place has moved.")
 
 # %% [markdown]
 # ### Paint your own
@@ -307,7 +311,7 @@ painted = [
 plots.show_slices(
     [p.image for p in painted], [p.mask for p in painted], titles=[f"{level:+d} s.d." for level in levels]
 )
-plt.show()
+lesson.figure("The same lesion painted six times, from 4 s.d. darker to 6 s.d. brighter than the tissue.")
 
 # %% [markdown]
 # ## Normalisation: what is 1?
@@ -319,7 +323,7 @@ plt.show()
 # - **min-max**: $(v - \min) / (\max - \min)$;
 # - **percentile**: $v / P_{99}$;
 # - **median and MAD** (the course's): $0.5 + (v - \text{median}) / (8 \cdot 1.4826 \cdot \text{MAD})$, where MAD is the
-#   median absolute deviation from the median, and 1.4826 MAD is one s.d. for Gaussian data.
+#   median absolute deviation from the median, and `1.4826 MAD` is one s.d. for Gaussian data.
 #
 # A lesion belongs to the brain, so it takes part in the statistics. We give one and the same person a bright tumour,
 # and
@@ -362,22 +366,23 @@ ax.axvline(0, color="0.3", ls=":")
 ax.set(xlabel="apparent darkening of healthy white matter (s.d.)", yticks=range(len(ways)))
 ax.set_yticklabels(ways)
 fig.tight_layout()
-plt.show()
+lesson.figure(
+    "How far a tumour elsewhere darkens healthy white matter; means: {means}.",
+    means=", ".join(f"{way} {shift:.2f} s.d." for way, shift in shifts.groupby("way")["shift"].mean().items()),
+)
 
 # %%
 mean_shift = shifts.groupby("way")["shift"].mean()
 lesson.reveal("min-max", mean_shift["min-max"])
 wide = shifts.pivot(index="person", columns="way", values="shift")
 excess = bootstrap(Mean(wide["min-max"].abs() - wide["median/MAD"].abs()), len(wide), seed=seed)
-lesson.claim(
+lesson.claim_interval(
     "normalisation",
     "A bright tumour moves healthy white matter further under min-max than under median/MAD (difference of the "
     "shifts, in s.d.).",
-    holds=excess.low > 0,
-    value=excess.value,
-    low=excess.low,
-    high=excess.high,
-    over=f"{len(wide)} simulated people",
+    excess,
+    above=0,
+    over="simulated people",
 )
 
 # %% [markdown]
@@ -417,22 +422,22 @@ if len(distances):
     values = {name: distances[name].to_numpy() for name in distances.columns[:2]}
     top = float(np.ceil(20 * max(v.max() for v in values.values())) / 20)
     plots.plot_histograms(values, xlabel="distance between slices (root mean square, 0.125 = 1 s.d.)", range_=(0, top))
-    plt.show()
+    lesson.figure(
+        "Histograms of distances between slices; medians: {medians}.",
+        medians=", ".join(f"{name} {np.median(v):.3f}" for name, v in values.items()),
+    )
 
 # %%
 if len(distances):
     closer = distances[distances.columns[0]] < distances[distances.columns[1]]
     share = closer.groupby(distances["subject"]).mean()
     interval = bootstrap(Mean(share), len(share), seed=seed)
-    lesson.claim(
+    lesson.claim_interval(
         "neighbours",
         "A slice is usually closer to its own neighbour 4 mm away than to the nearest slice of any other person at "
         "the same height (share of slices above one half).",
-        holds=interval.low > 0.5,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        over=f"{len(share)} subjects",
+        interval,
+        above=0.5,
     )
 
 # %% [markdown]
@@ -465,7 +470,7 @@ if real is not None:
     seen = real.select("split == 'train' and family == 'stroke' and lesion_px > 60")
     rows = np.random.default_rng(seed).permutation(len(seen))[:6]
     plots.show_slices([seen.images[row] for row in rows], [seen.masks[row] for row in rows])
-    plt.show()
+    lesson.figure("Six slices of real stroke patients, chosen at random, with the outlines that experts drew.")
     lesson.say(
         "{slices} slices of {people} people. Nobody among them is healthy: all were patients of a stroke "
         "centre, and what this set calls healthy is a slice without a lesion. Old lesions are common and not "
@@ -494,7 +499,7 @@ def check_height(answer):
         return "You divided by the voxel size but forgot the offset: index 0 does not lie at 0 mm."
     if answer == 18:
         return "18 is the millimetre, not the index."
-    return None if answer == slice_of_z(18) else "Solve z = A[2, 2] k + A[2, 3] for k."
+    return None if np.isclose(float(answer), slice_of_z(18)) else "Solve z = A[2, 2] k + A[2, 3] for k."
 
 
 lesson.card(

@@ -49,7 +49,6 @@ import course_lib.doctor
 course_lib.doctor.check()  # importing the course first also makes torch fast on small machines
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -140,7 +139,10 @@ histories = {name: runs[0][1] for name, runs in pairs.items()}
 
 # %%
 plots.plot_history(histories, "reconstruction", ylabel="mean squared error")
-plt.show()
+lesson.figure(
+    "Training losses over the steps, all falling; at the end {losses}.",
+    losses=", ".join(f"{name} {history['reconstruction'].iloc[-1]:.4f}" for name, history in histories.items()),
+)
 
 # %% [markdown]
 # The loss falls for all of them. Nothing in this figure says which of them detects anything.
@@ -157,7 +159,7 @@ rebuilt = {
 }
 pictures, truths = shown[:, 0].numpy(), test.masks[rows]
 plots.show_reconstructions(pictures, truths, rebuilt, titles=families)
-plt.show()
+lesson.figure("A slice of each family with its outline, and below what each of the four auto-encoders rebuilds.")
 
 # %% [markdown]
 # Compare the rows. The shallow code gives the slice back almost as it was, lesion and all. The code of 16 numbers gives
@@ -223,7 +225,7 @@ healthy = {name: [predict(d, validation, clean, name=name) for d in detectors] f
 some = ["positional Gaussian", "AE dense 16", "AE spatial", "AE shallow"]
 units = {name: "residual" for name in some} | {"positional Gaussian": "distance (s.d.)"}
 plots.show_maps(pictures, truths, {name: scores[name][0].maps[rows] for name in some}, titles=families, label=units)
-plt.show()
+lesson.figure("The same slices, and below them the anomaly maps of the positional Gaussian and three auto-encoders.")
 
 # %% [markdown]
 # ## Who detects?
@@ -241,7 +243,7 @@ lesson.results(table)
 ap = table[(table["level"] == "pixel") & (table["metric"] == "AP") & table["family"].isin(families)]
 cleaned = ap["postprocess"] != "none"
 plots.plot_results(ap[cleaned], ylabel="pixel AP, 95 % interval")
-plt.show()
+lesson.figure("Pixel AP of each detector on each family, with intervals and the level of chance.")
 
 # %%
 display(results_table(ap), results_table(ap, postprocess="none"))  # post-processed, then raw
@@ -280,15 +282,8 @@ def claim_better(a, b, family):
     if family not in families:
         return
     gap = paired_difference(scores[a], scores[b], family=family, resamples=400, seed=seed)
-    several = max(len(scores[a]), len(scores[b]))
-    lesson.claim(
-        f"{family}: {a} above {b}",
-        f"On `{family}`, {a} has a higher pixel AP than {b} (difference).",
-        holds=gap.low > 0,
-        value=gap.value,
-        low=gap.low,
-        high=gap.high,
-        over=f"{gap.subjects} subjects" + (f" and {several} seeds" if several > 1 else ""),
+    lesson.claim_interval(
+        f"{family}: {a} above {b}", f"On `{family}`, {a} has a higher pixel AP than {b} (difference).", gap, above=0
     )
 
 
@@ -319,15 +314,12 @@ gaps = [
     dense["rest"] - shallow["rest"] for dense, shallow in zip(error["AE dense 16"], error["AE shallow"], strict=True)
 ]
 gap = bootstrap([Mean(g) for g in gaps], len(gaps[0]), seed=seed)
-lesson.claim(
+lesson.claim_interval(
     "copying",
     "The shallow auto-encoder rebuilds the brain outside lesions better than AE dense 16 (difference of the mean "
     "absolute residuals).",
-    holds=gap.low > 0,
-    value=gap.value,
-    low=gap.low,
-    high=gap.high,
-    over=f"{gap.subjects} subjects and {gap.seeds} seeds",
+    gap,
+    above=0,
 )
 
 # %% [markdown]
@@ -405,32 +397,28 @@ if real is not None:
     sick = np.random.default_rng(seed).permutation(np.flatnonzero(ill.table["family"] == "stroke"))[:5]  # no choosing
     real_maps = {name: (run[0] if isinstance(run, list) else run).maps[sick] for name, run in measured.items()}
     plots.show_maps(ill.images[sick], ill.masks[sick], real_maps, label="anomaly")
-    plt.show()
+    lesson.figure("Five real strokes, chosen at random, with outlines; below, the maps of three detectors.")
 
 # %%
 if real is not None:
     gap = paired_difference(
         measured["positional Gaussian (bright)"], measured["brightness"], family="stroke", resamples=400, seed=seed
     )
-    lesson.claim(
+    lesson.claim_interval(
         "real stroke: Gaussian above brightness",
         "On real strokes the positional Gaussian (bright side) has a higher pixel AP than smoothed brightness "
         "(difference).",
-        holds=gap.low > 0,
-        value=gap.value,
-        low=gap.low,
-        high=gap.high,
-        over=f"{gap.subjects} persons",
+        gap,
+        above=0,
+        over="persons",
     )
     gap = paired_difference(measured["brightness"], measured["AE dense 16"], family="stroke", resamples=400, seed=seed)
-    lesson.claim(
+    lesson.claim_interval(
         "real stroke: brightness above AE",
         "On real strokes smoothed brightness has a higher pixel AP than AE dense 16 (difference).",
-        holds=gap.low > 0,
-        value=gap.value,
-        low=gap.low,
-        high=gap.high,
-        over=f"{gap.subjects} persons and {gap.seeds} seeds",
+        gap,
+        above=0,
+        over="persons",
     )
 
 # %% [markdown]
