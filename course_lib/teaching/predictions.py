@@ -203,7 +203,7 @@ def form(kind: str, choices: Sequence[str], guess, on_commit, bounds: tuple[floa
         ends = [widgets.Text(description=f"{end}, 80 % range (optional)", **look) for end in ("low", "high")]
     else:
         levels = [("not said", None), *((f"{p} %", p) for p in range(50, 101, 10))]
-        ends = [widgets.Dropdown(options=levels, value=None, description="how sure (optional)", **look)]
+        ends = [widgets.Dropdown(options=levels, index=0, description="how sure (optional)", **look)]
         if kind == "choice":
             inputs = [widgets.RadioButtons(options=list(choices), value=guess, description="guess", **look)]
         else:
