@@ -84,7 +84,9 @@ def in_a_square(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if np.ptp(picture) == 0:
         raise BadInput("the picture is constant.", field="picture")
     side = int(SHARE * min(shape))
-    picture = zoom(np.asarray(picture, np.float64), [side / n for n in picture.shape], order=1)  # (side, side)
+    picture = zoom(
+        np.asarray(picture, np.float64), [side / n for n in picture.shape], order=1, mode="nearest", grid_mode=True
+    )
     picture = 0.5 + UNIT * (picture - picture.mean()) / picture.std()
     slice_ = np.zeros(shape, np.float32)
     top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
