@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab notebooks benchmarks clean
+.PHONY: help course test lab notebooks book benchmarks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lab: $(VENV)/complete ## open JupyterLab in notebooks/
 
 notebooks: $(VENV)/complete ## build changed lessons from their sources (FORCE=1: all of them)
 	@$(RUN) -m course_lib.lessons.build $(if $(FORCE),--force)
+
+book: $(VENV)/complete ## all lessons as one site to read without Python: output/book/index.html
+	@$(RUN) -m course_lib.lessons.book
 
 benchmarks: $(VENV)/complete ## speed, beside reference implementations
 	@for script in tests/benchmarks/[a-z]*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done

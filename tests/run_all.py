@@ -31,6 +31,7 @@ def stages() -> dict[str, list[str]]:
         "lint": [PYTHON, "-m", "ruff", "check", "."],
         "format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "anatomy": [PYTHON, "-m", "course_lib.lessons.anatomy"],
+        "book": [PYTHON, "-m", "course_lib.lessons.book", "--output", str(OUTPUT / "book")],
         "lessons": [PYTHON, "-m", "course_lib.lessons.course", "--profile", "quick", "--output", str(OUTPUT / "quick")],
         # Once more, in fresh kernels: outputs of cells tagged nbval-check-output have to be the same.
         "lessons again": [*pytest, "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "*"],

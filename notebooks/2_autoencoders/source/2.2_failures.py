@@ -124,16 +124,17 @@ for detector in baselines.values():
     fit(detector, train, progress=False)
 
 # %%
-raw = {name: [predict(d, test, name=name) for d in runs] for name, runs in trained.items()}
-calm = {name: [predict(d, validation, name=name) for d in runs] for name, runs in trained.items()}
 everyone = trained | {name: [detector] for name, detector in baselines.items()}
 scores = {name: [predict(d, test, clean, name=name) for d in runs] for name, runs in everyone.items()}
 table = evaluate(scores, resamples=200, seed=seed)
 lesson.results(table)
 ap = table[(table["level"] == "pixel") & (table["metric"] == "AP") & (table["postprocess"] != "none")]
 ap = ap.pivot(index="detector", columns="family", values="value")
-healthy_error = {name: [residual_contrast(run)["rest"].to_numpy() for run in runs] for name, runs in calm.items()}
-contrast = {name: [residual_contrast(run) for run in runs] for name, runs in raw.items()}
+contrast = {name: [residual_contrast(run.raw) for run in scores[name]] for name in trained}  # not post-processed
+healthy_error = {
+    name: [residual_contrast(predict(d, validation))["rest"].to_numpy() for d in runs] for name, runs in trained.items()
+}
+del scores  # two gigabytes
 
 
 def lesion_error(name, family):
