@@ -13,7 +13,8 @@ INTERVAL = 0.2  # seconds between two looks
 class PeakMemory:
     """Watch this process's children while the block runs: `with PeakMemory() as memory: ...; memory.mib`.
 
-    Where the system keeps a process's own peak (Linux, Windows) a short one is seen too; elsewhere it can be missed.
+    What the processes hold at the same time counts. Where the system keeps a process's own peak (Linux, Windows), a
+    short one of a single process is seen too; elsewhere it can be missed.
     """
 
     def __init__(self):
@@ -35,16 +36,17 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._done.wait(INTERVAL):
             children = [p for p in psutil.Process().children(recursive=True) if p.pid not in self._before]
-            self.mib = max(self.mib, sum(_peak_bytes(process) for process in children) / 2**20)
+            now, peaks = zip(*map(_bytes, children), strict=True) if children else ([0], [0])
+            self.mib = max(self.mib, sum(now) / 2**20, max(peaks) / 2**20)
 
 
-def _peak_bytes(process: psutil.Process) -> int:
-    """The largest resident memory that a process had so far, or has now where the system does not keep it."""
+def _bytes(process: psutil.Process) -> tuple[int, int]:
+    """The resident memory of a process: now, and the largest so far where the system keeps it (else now)."""
     try:
         memory = process.memory_info()
-        return max(memory.rss, getattr(memory, "peak_wset", 0), _linux_peak(process.pid))
+        return memory.rss, max(memory.rss, getattr(memory, "peak_wset", 0), _linux_peak(process.pid))
     except psutil.Error:
-        return 0  # it has just ended
+        return 0, 0  # it has just ended
 
 
 def _linux_peak(pid: int) -> int:

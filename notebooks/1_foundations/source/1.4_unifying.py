@@ -534,6 +534,7 @@ lesson.say(
 # %%
 wanted = ["healthy", "ms", "stroke", "tumour", "texture"]
 test = slices.select((slices.table["split"] == "test").to_numpy() & slices.table["family"].isin(wanted).to_numpy())
+test = test.select((test.table["slice"] % 2 == 0).to_numpy())  # every second height: two gigabytes less of maps
 families = [family for family in test.families if family != "healthy"]
 shape, levels = slices.image_shape, train.table["z_mm"].nunique()
 closed = {
