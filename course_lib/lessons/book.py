@@ -213,7 +213,6 @@ def _sphinx(source: Path, site: Path, doctrees: Path) -> None:
     warned = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).replace(f"{source}/", "").strip().splitlines()
     if warned:
         raise BadInput(f"Sphinx warned {len(warned)} times: {'; '.join(warned[:10])}")
-    shutil.rmtree(site / ".doctrees", ignore_errors=True)
 
 
 def _flat(markdown: str) -> str:

@@ -93,9 +93,9 @@ lesson.say(
 # ## Failure 1: the dilemma
 #
 # A small code forgets the lesion, and the patient's own folds with it. A large code keeps both. Sweep the *size* of the
-# code over two and a half orders of magnitude, and its *kind*: **dense**, one vector that has seen the whole slice, or
-# **spatial**, a small picture of numbers, each tied to a place. All have the same encoder and decoder around the code,
-# the same steps and the same healthy slices.
+# code over three orders of magnitude, and its *kind*: **dense**, one vector that has seen the whole slice, or
+# **spatial**, a small picture of numbers, each tied to a place. Larger spatial codes halve the slice less often; the
+# layers are otherwise alike, and so are the steps and the healthy slices.
 
 # %%
 sizes = (4, 16, 128, 512)
