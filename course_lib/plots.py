@@ -11,21 +11,25 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 GREY_RANGE = (0.0, 1.2)  # tissue lies around 0.5 by normalisation; a very bright lesion near 1.2
 HEAT = "magma"
 OUTLINE = "#56B4E9"  # sky blue of the colour-blind palette: visible on grey and on magma
-PALETTE = sns.color_palette("colorblind")
+PALETTE = [  # seaborn's "colorblind", written out: importing seaborn takes a second, and widgets have to start fast
+    to_rgb(color) for color in "#0173B2 #DE8F05 #029E73 #D55E00 #CC78BC #CA9161 #FBAFE4 #949494 #ECE133 #56B4E9".split()
+]
 MARKERS = "oDs^vPX*<>pdhH"  # so that no line is told apart by its colour alone
 WIDTH = 9.0  # inches: a notebook's column
 
 
 def use_style() -> None:
     """Set the lessons' figure style: fonts, colour-blind palette, 76 dots an inch (small notebooks)."""
+    import seaborn as sns
+
     sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.9)
     plt.rcParams.update(
         {

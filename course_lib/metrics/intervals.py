@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from course_lib.errors import BadInput
 
@@ -155,18 +155,18 @@ def _tail(level: float, subjects: int, expand: bool) -> float:
     tail = (1 - level) / 2
     if not expand or subjects < 2:
         return tail
-    return float(stats.norm.cdf(np.sqrt(subjects / (subjects - 1)) * stats.t.ppf(tail, subjects - 1)))
+    return float(special.ndtr(np.sqrt(subjects / (subjects - 1)) * special.stdtrit(subjects - 1, tail)))
 
 
 def _bca(values: np.ndarray, value: float, jackknife: np.ndarray, tail: float) -> tuple[float, float]:
     """The quantiles at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z0 the median's bias, a the acceleration."""
     share = (np.sum(values < value) + 0.5 * np.sum(values == value)) / len(values)
-    z0 = stats.norm.ppf(np.clip(share, 1 / len(values), 1 - 1 / len(values)))
+    z0 = special.ndtri(np.clip(share, 1 / len(values), 1 - 1 / len(values)))
     jackknife = jackknife[np.isfinite(jackknife)]
     away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
     away = away / (np.abs(away).max() or 1.0)  # a change of scale changes nothing, and powers cannot underflow
     spread = np.sum(away**2)
     acceleration = np.sum(away**3) / (6 * spread**1.5) if spread > 0 else 0.0
-    z = z0 + stats.norm.ppf([tail, 1 - tail])
-    low, high = np.quantile(values, stats.norm.cdf(z0 + z / np.maximum(1 - acceleration * z, 1e-6)))
+    z = z0 + special.ndtri([tail, 1 - tail])
+    low, high = np.quantile(values, special.ndtr(z0 + z / np.maximum(1 - acceleration * z, 1e-6)))
     return float(low), float(high)
