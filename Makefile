@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab notebooks book benchmarks clean
+.PHONY: help course test lab app notebooks book browser benchmarks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +27,18 @@ test: $(VENV)/complete ## everything that CI runs
 lab: $(VENV)/complete ## open JupyterLab in notebooks/
 	@$(RUN) -m jupyter lab notebooks
 
+app: $(VENV)/complete ## the threshold explorer as a page, for a lecture hall; prints its address
+	@$(RUN) -m course_lib.app
+
 notebooks: $(VENV)/complete ## build changed lessons from their sources (FORCE=1: all of them)
 	@$(RUN) -m course_lib.lessons.build $(if $(FORCE),--force)
 
 book: $(VENV)/complete ## all lessons as one site to read without Python: output/book/index.html
 	@$(RUN) -m course_lib.lessons.book
+
+browser: $(VENV)/complete ## drive the explorers in a real browser (needs Chromium); screenshots in output/browser/
+	@$(RUN) -c "import playwright" 2>/dev/null || $(RUN) -m pip install --quiet -c constraints.txt -e ".[browser]"
+	@$(RUN) -m pytest -p no:cacheprovider -s tests/browser
 
 benchmarks: $(VENV)/complete ## speed, beside reference implementations
 	@for script in tests/benchmarks/[a-z]*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done

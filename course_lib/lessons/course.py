@@ -40,10 +40,11 @@ class Course:
         output: the folder of the profile: pages in `lessons/`, records in `records/`, tables beside them.
         parameters: given to every lesson: profile, seed, device.
         fresh: run lessons again even if nothing has changed.
+        drive: move every control of the lessons' explorers, see `run.run`.
     """
 
-    def __init__(self, output: Path, parameters: dict, fresh: bool = False):
-        self.output, self.parameters, self.fresh = output, parameters, fresh
+    def __init__(self, output: Path, parameters: dict, fresh: bool = False, drive: bool = False):
+        self.output, self.parameters, self.fresh, self.drive = output, parameters, fresh, drive
         self.profile = parameters["profile"]
         self.library = library_digest()
         self.cost: list[dict] = []
@@ -98,6 +99,7 @@ class Course:
                 self._page(lesson).with_suffix(".ipynb"),
                 self.parameters,
                 on_cell=lambda index, _: bar.set_postfix_str(f"cell {index}"),
+                drive=self.drive,
             )
         minutes = (time.perf_counter() - started) / 60
         if not self._record(lesson).exists() or not read_record(self._record(lesson))["complete"]:
@@ -108,7 +110,7 @@ class Course:
     def _key(self, notebook: nbformat.NotebookNode) -> str:
         """A digest of all that a lesson's run depends on."""
         cells = [(cell["cell_type"], cell["source"]) for cell in notebook.cells]
-        inputs = [cells, self.parameters, self.library, real_data()]
+        inputs = [cells, self.parameters, self.library, real_data(), self.drive]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     def _complete(self, lesson: LessonFiles) -> bool:
@@ -175,10 +177,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of pages and tables (default: output/<profile>)")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of parts and of claims.tsv")
     parser.add_argument("--fresh", action="store_true", help="run lessons again even if nothing has changed")
+    parser.add_argument("--drive", action="store_true", help="move every control of the explorers (for tests)")
     parser.add_argument("--accept-claims", action="store_true", help="record which claims hold, from this run")
     arguments = parser.parse_args()
     output = (arguments.output or output_folder() / arguments.profile).absolute()
-    course = Course(output, {name: getattr(arguments, name) for name in ("profile", "seed", "device")}, arguments.fresh)
+    parameters = {name: getattr(arguments, name) for name in ("profile", "seed", "device")}
+    course = Course(output, parameters, arguments.fresh, arguments.drive)
     try:
         chosen = lessons(arguments.notebooks, arguments.only)
         with alone(output):

@@ -45,6 +45,17 @@ def strip_widgets(notebook: NotebookNode) -> None:
             cell["outputs"] = [output for output in cell["outputs"] if WIDGET_VIEW not in output.get("data", {})]
 
 
+def drop_viewer_code(notebook: NotebookNode) -> bool:
+    """Drop the program of anywidgets from the stored state: the 3-D viewer's alone has 5 MB. Whether there was any."""
+    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    dropped = [
+        (model["state"].pop("_esm", None), model["state"].pop("_css", None), model.pop("buffers", None))
+        for model in state.values()
+        if model.get("model_module") == "anywidget"
+    ]
+    return bool(dropped)
+
+
 def tidy(notebook: NotebookNode) -> None:
     """Make equal runs equal bytes: fixed ids, no addresses, times or versions, streams joined."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -21,12 +21,13 @@ from course_lib.errors import BadInput
 from course_lib.files import output_folder
 from course_lib.lessons import parameters
 from course_lib.lessons.catalog import lessons
-from course_lib.lessons.outputs import find_errors
+from course_lib.lessons.outputs import drop_viewer_code, find_errors
 
 # Seconds that one cell may take. A lesson has five minutes; `full` is for long runs.
 CELL_SECONDS = {"quick": 300, "standard": 900, "full": 86_400}
 START_SECONDS = 120  # for a kernel, on a busy machine
 START_TRIES = 2
+DRIVE = "from course_lib.widgets.driver import drive_all\n\nprint(drive_all())"  # the cell that moves every control
 
 
 class LessonFailed(RuntimeError):
@@ -44,6 +45,7 @@ def run(
     *,
     cell_seconds: float | None = None,
     on_cell: Callable[[int, NotebookNode], None] | None = None,
+    drive: bool = False,
 ) -> NotebookNode:
     """Execute the notebook `source` with the given parameters and write it to `target`.
 
@@ -55,6 +57,7 @@ def run(
         given: values that replace the declared ones.
         cell_seconds: time limit of a cell; by default that of the profile.
         on_cell: called with the index of each cell, and the cell, before it runs.
+        drive: move every control of every explorer at the end, so that what a click would break fails now.
 
     Returns:
         The executed notebook.
@@ -73,8 +76,10 @@ def run(
     failed, part = target.with_suffix(".failed.ipynb"), target.with_suffix(".running.ipynb")
     failed.unlink(missing_ok=True)
     try:
-        executed = _execute(source, part, values, seconds, on_cell)
+        executed = _execute(source, part, values, seconds, on_cell, drive)
         problems = find_errors(executed)
+        if drop_viewer_code(executed):
+            nbformat.write(executed, part)
     except Exception as error:  # papermill, nbclient and zmq raise a dozen types; each means that the lesson failed
         if part.exists():
             part.replace(failed)
@@ -99,7 +104,7 @@ def read_notebook(path: Path) -> NotebookNode:
         raise BadInput(f"this is no notebook ({error}).", file=path) from error
 
 
-def _execute(source: Path, part: Path, values: dict, seconds: float, on_cell) -> NotebookNode:
+def _execute(source: Path, part: Path, values: dict, seconds: float, on_cell, drive: bool) -> NotebookNode:
     import papermill  # 1.4 s, and only needed here
     from nbclient.exceptions import CellTimeoutError
 
@@ -110,7 +115,7 @@ def _execute(source: Path, part: Path, values: dict, seconds: float, on_cell) ->
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the libraries' own; a lesson's warnings are in its outputs
                     return papermill.execute_notebook(
-                        str(source.absolute()),
+                        str(_with_driver(source, Path(folder)) if drive else source.absolute()),
                         str(part),
                         parameters=values,
                         kernel_name="python3",
@@ -131,6 +136,15 @@ def _execute(source: Path, part: Path, values: dict, seconds: float, on_cell) ->
                 if "kernel_info" not in str(error) or attempt == START_TRIES:
                     raise
     raise AssertionError("unreachable")
+
+
+def _with_driver(source: Path, folder: Path) -> Path:
+    """A copy of the notebook whose last cell moves every control."""
+    notebook = read_notebook(source)
+    notebook.cells.append(nbformat.v4.new_code_cell(DRIVE))
+    copy = folder / source.name
+    nbformat.write(notebook, copy)
+    return copy
 
 
 def _children_seconds() -> float:

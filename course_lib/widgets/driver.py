@@ -1,7 +1,7 @@
 """Move an explorer's controls without a browser: for tests, and for notebooks that nobody looks at.
 
-`drive_all()` in a notebook's last cell walks every explorer of the notebook. What a control breaks is then an error in
-the explorer's own Output, where `lessons.outputs.find_errors` finds it.
+`drive_all()` in a notebook's last cell walks every explorer of the notebook, as `make test` does with each lesson. What
+a control breaks is then an error in the explorer's own Output, where `lessons.outputs.find_errors` finds it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,13 @@ def positions(control: widgets.Widget, count: int = 5) -> Sequence:
 
 
 def walk(explorer: Explorer, count: int = 5) -> int:
-    """Move each control through `count` positions and back to where it was; returns the number of moves."""
+    """Move each control through `count` positions and back to where it was; returns the number of moves.
+
+    Raises:
+        BadInput: the explorer refuses a value that its own control offers.
+    """
     moves = 0
-    for control in explorer.controls.values():
+    for name, control in explorer.controls.items():
         if control.disabled:
             continue
         if isinstance(control, widgets.Button):
@@ -63,17 +67,20 @@ def walk(explorer: Explorer, count: int = 5) -> int:
         before, stops = control.value, positions(control, count)
         for value in [*stops, before]:
             control.value = value
+            if explorer.said.value:
+                kind = type(explorer).__name__
+                raise BadInput(f"{kind} offers {value!r} and refuses it: {explorer.said.value}", field=name)
         moves += len(stops)
     return moves
 
 
 def drive_all(count: int = 5) -> str:
-    """Walk every explorer that exists in this process.
+    """Walk every explorer of this process that is not closed.
 
     Returns:
         What was done, in words.
     """
-    done = [(type(explorer).__name__, walk(explorer, count)) for explorer in list(LIVE)]
+    done = [(type(explorer).__name__, walk(explorer, count)) for explorer in list(LIVE) if explorer.comm is not None]
     return ", ".join(f"{name}: {moves} moves" for name, moves in sorted(done)) or "no explorer"
 
 

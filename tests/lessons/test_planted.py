@@ -76,6 +76,43 @@ def test_a_broken_notebook_is_red(stage):
     assert "FAILED" in done.stdout and "ZeroDivisionError" in done.stdout
 
 
+EXPLORER = """
+# %%
+from course_lib.widgets.explorer import Explorer, whole_slider
+
+
+class Toy(Explorer):
+    def __init__(self):
+        super().__init__({}, {"size": whole_slider("size", 1, (1, 5))})
+        self.arrange(*self.controls.values())
+
+    def changed(self, name, value):
+        self.state[name] = 1 / (value - PLANTED)
+
+    def show(self):
+        pass
+
+
+Toy()
+"""
+
+
+def test_an_explorer_is_driven_and_what_it_breaks_is_red(stage):
+    sound, broken = (stage("lessons", LESSON + EXPLORER.replace("PLANTED", number)) for number in ("9", "3"))
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert broken.returncode == 1
+    assert "FAILED" in broken.stdout and "inside a widget: ZeroDivisionError" in broken.stdout
+
+
+def test_an_explorer_that_refuses_what_it_offers_is_red(stage):
+    refusing = EXPLORER.replace("1 / (value - PLANTED)", "value").replace(
+        "self.state[name] = value", "raise BadInput('no.')"
+    )
+    done = stage("lessons", LESSON + "\n# %%\nfrom course_lib.errors import BadInput\n" + refusing)
+    assert done.returncode == 1
+    assert "offers 2 and refuses it" in done.stdout
+
+
 def test_a_false_claim_is_red(stage):
     done = stage("lessons", LESSON.replace("1 + 1 == 2", "1 + 1 == 3"))
     assert done.returncode == 1

@@ -58,7 +58,9 @@ def draw_curves(axes: Sequence[Axes], state: ThresholdState) -> None:
     for k, name in enumerate(state.detectors):
         ranking = state.ranking(name)
         style = {"color": COLOURS[k], "ls": "-" if k == 0 else "--", "lw": 1.6}
-        left.plot(np.maximum(ranking.roc["fpr"], LEAST_FPR), ranking.roc["tpr"], label=f"{name}: {ranking.auroc:.3f}", **style)
+        left.plot(
+            np.maximum(ranking.roc["fpr"], LEAST_FPR), ranking.roc["tpr"], label=f"{name}: {ranking.auroc:.3f}", **style
+        )
         middle.plot(
             ranking.precision_recall["recall"],
             ranking.precision_recall["precision"],
@@ -72,7 +74,7 @@ def draw_curves(axes: Sequence[Axes], state: ThresholdState) -> None:
     middle.set(xlabel="sensitivity (recall)", ylabel="PPV (precision)", title="precision and recall, with AP")
     for ax in (left, middle):
         ax.set(xlim=(LEAST_FPR, 1) if ax is left else (-0.03, 1.03), ylim=(-0.03, 1.03))
-        ax.legend(fontsize=7, loc="lower right" if ax is left else "lower left")
+        ax.legend(fontsize=7, loc="best")
     ranking = state.ranking(state.detector)
     for values, colour, style, label in (
         (ranking.healthy, "0.35", "-", "healthy pixels"),

@@ -19,7 +19,6 @@ from course_lib.metrics.screening import Clinic, clinic
 from course_lib.metrics.statistics import Ratio
 from course_lib.metrics.thresholds import HealthyFPR
 
-FPR_ENDS = (-5.0, -0.5)  # powers of ten that the healthy false-positive rate may take
 RESAMPLES = 400  # of the live intervals
 BINS = 60
 POINTS = 300  # of each curve

@@ -7,30 +7,32 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from course_lib.metrics.intervals import Interval
 from course_lib.metrics.screening import SCANS
-from course_lib.widgets import pictures
+from course_lib.widgets import plates
 from course_lib.widgets.explorer import (
     NOTICE,
     Explorer,
     choice,
     column,
-    log_slider,
+    follow,
+    number_table,
+    outcome_legend,
     picture,
+    powers,
     put,
     row,
-    slider,
+    stops_slider,
     whole_slider,
 )
 from course_lib.widgets.threshold.figure import COLOURS, draw_curves, operating_points, slice_picture
-from course_lib.widgets.threshold.state import FPR_ENDS, Reading, ThresholdState
+from course_lib.widgets.threshold.state import Reading, ThresholdState
 
 ZOOM = 4
 CURVES = (960, 290)  # pixels
+FPR_STOPS = powers(1e-5, 0.3, ".3%")
 MEDIANS = [("none", 1), ("3 x 3", 3), ("5 x 5", 5)]
 
 
@@ -44,25 +46,24 @@ class ThresholdExplorer(Explorer):
     state: ThresholdState
 
     def __init__(self, state: ThresholdState):
-        low, high = state.score_ends(state.detector)
         names = list(state.scores)
         controls = {
             "detector": choice("detector", names, state.detector),
-            "beside": choice("beside it", [("none", None), *((name, name) for name in names)], state.beside),
+            "beside": choice("beside it", [("none", ""), *((name, name) for name in names)], state.beside or ""),
             "family": choice("lesions", state.families, state.family),
             "scan": choice("scan", list(state.scans.items()), state.scan),
             "place": whole_slider("slice", state.place, (0, len(state.rows_of(state.scan)) - 1)),
-            "fpr": log_slider("healthy FPR", 0.01, FPR_ENDS, readout_format=".3%"),
-            "score": slider("threshold", state.threshold(), (low, high), step=(high - low) / 400, readout_format=".3f"),
+            "fpr": stops_slider("healthy FPR", FPR_STOPS, 0.01),
+            "score": stops_slider("threshold", score_stops(state), state.threshold()),
             "oracle": widgets.Button(
                 description="oracle: best Dice in hindsight",
                 tooltip="take the threshold of the best Dice on these very lesions",
-                layout=widgets.Layout(width="auto", margin="2px 2px 2px 9.5em"),
+                layout=widgets.Layout(width="auto", margin="2px 2px 2px 11em"),
             ),
             "min_pixels": whole_slider("smallest piece (px)", state.min_pixels, (0, 40)),
             "median": choice("median filter", MEDIANS, state.median),
-            "prevalence": log_slider("prevalence", state.prevalence, (-3, np.log10(0.5)), readout_format=".2%"),
-            "miss_cost": log_slider("a miss costs (alarms)", state.miss_cost, (0, 3), readout_format=".0f"),
+            "prevalence": stops_slider("prevalence", powers(0.001, 0.5, ".3%"), state.prevalence),
+            "miss_cost": stops_slider("a miss costs (alarms)", powers(1, 1000, ".3g"), state.miss_cost),
         }  # fmt: skip
         super().__init__(state, controls)
         height, width = state.images.shape[1:]
@@ -76,21 +77,18 @@ class ThresholdExplorer(Explorer):
             for c, p in zip(self.captions, self.slices, strict=True)
         ]
         self.second = shown[1]
-        self.children = [
+        self.arrange(
             row(column(*self.controls.values()), *shown),
-            widgets.HTML(_legend()),
-            self.curves,
-            self.table,
-            self.said,
-            self.errors,
-        ]
+            widgets.HTML(outcome_legend()),
+            row(self.curves, self.table),
+        )
         self.show()
 
     def changed(self, name: str, value) -> None:
         """See `Explorer.changed`."""
         choose = {
             "detector": self.state.choose_detector,
-            "beside": self.state.choose_beside,
+            "beside": lambda name: self.state.choose_beside(name or None),  # a list cannot show that None is chosen
             "family": self.state.choose_family,
             "scan": self.state.choose_scan,
             "median": self.state.choose_median,
@@ -118,14 +116,18 @@ class ThresholdExplorer(Explorer):
     def _follow(self, reading: Reading) -> None:
         """Put the controls where the state is."""
         state, controls = self.state, self.controls
-        low, high = state.score_ends(state.detector)
         with self.quietly():
-            _set_ends(controls["score"], low, high, reading.threshold, step=(high - low) / 400)
-            controls["fpr"].value = float(np.clip(reading.fpr, 10.0 ** FPR_ENDS[0], 10.0 ** FPR_ENDS[1]))
+            for name in ("detector", "family", "median", "min_pixels"):
+                controls[name].value = getattr(state, name)
+            controls["beside"].value = state.beside or ""
+            follow(controls["fpr"], reading.fpr)
+            follow(controls["score"], reading.threshold, score_stops(state))
             if dict(controls["scan"].options) != state.scans:
                 controls["scan"].options = list(state.scans.items())
             controls["scan"].value = state.scan
-            _set_ends(controls["place"], 0, len(state.rows_of(state.scan)) - 1, state.place)
+            with controls["place"].hold_sync():
+                controls["place"].max = len(state.rows_of(state.scan)) - 1
+                controls["place"].value = state.place
 
     def _moved(self, readings: list[Reading]) -> Image.Image:
         """The curves with the operating points, drawn on a picture that is rendered once for each choice."""
@@ -141,7 +143,7 @@ class ThresholdExplorer(Explorer):
             colour = tuple(int(255 * c) for c in COLOURS[k])
             for (x, y), place in zip(operating_points(self.state, reading), places, strict=True):
                 if y is not None:
-                    _dot(pen, place(x, y), colour, square=k == 1)
+                    plates.dot(pen, place(x, y), colour, square=k == 1)
                 elif np.isfinite(x):
                     (column_, top), (_, bottom) = place(x, None)
                     pen.line([(column_, top), (column_, bottom)], fill=(50, 50, 50), width=2)
@@ -153,45 +155,24 @@ class ThresholdExplorer(Explorer):
         return f"{reading.detector}: in this slice {found} pixels found, {false} falsely marked, {missed} missed."
 
 
+def score_stops(state: ThresholdState) -> list[tuple[str, float]]:
+    """The stops of the slider in score units: 400 equal steps where a threshold of the first detector makes sense."""
+    return [(f"{x:.4g}", float(x)) for x in np.linspace(*state.score_ends(state.detector), 401)]
+
+
 def render_curves(state: ThresholdState) -> tuple[Image.Image, list[Callable]]:
     """The curves without operating points, as a picture, and for each axes a function from data to picture pixels.
 
     The last one is called with None for y and gives the two ends of an upright line.
     """
-    width, height = CURVES
-    fig = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    fig = plates.blank(*CURVES)
     axes = fig.subplots(1, 3)
     draw_curves(axes, state)
     for ax in axes:
         ax.grid(alpha=0.3)
-        ax.title.set_fontsize(9)
-        ax.tick_params(labelsize=8)
-        ax.xaxis.label.set_fontsize(9)
-        ax.yaxis.label.set_fontsize(9)
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    return image, [_placer(ax, height) for ax in axes]
-
-
-def _placer(ax, height: int) -> Callable:
-    transform = ax.transData.frozen()
-    bottom, top = ax.get_ylim()
-
-    def place(x: float, y: float | None):
-        if y is None:
-            return [place(x, end) for end in (top, bottom)]
-        column_, from_below = transform.transform((x, y))
-        return float(column_), float(height - from_below)
-
-    return place
-
-
-def _dot(pen: ImageDraw.ImageDraw, at: tuple[float, float], colour: tuple[int, int, int], *, square: bool) -> None:
-    x, y = at
-    box = [x - 5, y - 5, x + 5, y + 5]
-    draw = pen.rectangle if square else pen.ellipse
-    draw(box, fill=colour, outline=(0, 0, 0), width=1)
+        plates.set_sizes(ax)
+    image = plates.render(fig)
+    return image, [plates.placer(ax, CURVES[1]) for ax in axes]
 
 
 def readings_table(readings: list[Reading], state: ThresholdState) -> str:
@@ -222,23 +203,8 @@ def readings_table(readings: list[Reading], state: ThresholdState) -> str:
             ("of these falsely / ill and missed", [f"{c.false_alarms:.0f} / {c.missed:.1f}" for c in clinics]),
             (f"cost in false alarms, a miss counting {state.miss_cost:.0f}", [f"{c.cost:.0f}" for c in clinics]),
         ]  # fmt: skip
-    head = "".join(f'<th scope="col">{html.escape(r.detector)}</th>' for r in readings)
-    body = "".join(
-        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in lines
-    )
-    return (
-        f'{_STYLE}<table class="ln-readings" role="status" aria-live="polite"><caption>95 % intervals over persons. '
-        f'{NOTICE}</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
-    )  # fmt: skip
-
-
-_STYLE = (
-    "<style>.ln-readings{border-collapse:collapse;font-size:13px;line-height:1.45}"
-    ".ln-readings th[scope=row]{text-align:left;font-weight:normal;padding-right:18px}"
-    ".ln-readings td,.ln-readings th[scope=col]{text-align:right;padding:0 12px;font-variant-numeric:tabular-nums}"
-    ".ln-readings tr{border-bottom:1px solid #8884}.ln-readings caption{caption-side:bottom;text-align:left;"
-    "padding-top:4px}</style>"
-)
+    names = [r.detector for r in readings]
+    return number_table(names, lines, f"95 % intervals over persons. {NOTICE}")
 
 
 def _counts(reading: Reading) -> str:
@@ -258,31 +224,3 @@ def _curves_say(readings: list[Reading]) -> str:
     return "ROC curve, precision-recall curve and score histograms; " + "; ".join(
         f"{r.detector} at sensitivity {r.sensitivity.value:.2f}, PPV {r.ppv.value:.2f}" for r in readings
     )
-
-
-def _legend() -> str:
-    patterns = {"found": "filled", "false alarm": "hatched", "missed": "hollow"}
-    return " &nbsp; ".join(
-        f'<span aria-hidden="true" style="display:inline-block;width:12px;height:12px;border:2px solid rgb{colour};'
-        f'background:{_pattern(name, colour)}"></span> {name} ({patterns[name]})'
-        for name, colour in pictures.LEGEND.items()
-    )
-
-
-def _pattern(name: str, colour: tuple[int, int, int]) -> str:
-    full = f"rgb{colour}"
-    hatched = f"repeating-linear-gradient(135deg, {full} 0 2px, transparent 2px 4px)"
-    return {"found": full, "false alarm": hatched, "missed": "none"}[name]
-
-
-def _set_ends(control, low, high, value, **traits) -> None:
-    """New ends and value of a slider, in an order that it never refuses."""
-    with control.hold_sync():
-        if (control.min, control.max) != (low, high):
-            control.max = max(high, control.max)
-            control.min = low
-            control.value = min(max(value, low), high)
-            control.max = high
-        for name, new in traits.items():
-            setattr(control, name, new)
-        control.value = min(max(value, low), high)
