@@ -8,6 +8,7 @@ from nbformat import NotebookNode
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+LARGE = 100_000  # characters of a widget's program
 _STYLED = re.compile(r"\bT_[0-9a-f]{5,32}(?=[_\"\s])")  # pandas gives each styled table a random id
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 
@@ -46,14 +47,20 @@ def strip_widgets(notebook: NotebookNode) -> None:
 
 
 def drop_viewer_code(notebook: NotebookNode) -> bool:
-    """Drop the program of anywidgets from the stored state: the 3-D viewer's alone has 5 MB. Whether there was any."""
+    """Drop large programs and data of anywidgets from the stored state; whether there were any.
+
+    The 3-D viewer's program alone has 5 MB, and it comes back when the notebook is run.
+    """
     state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
-    dropped = [
-        (model["state"].pop("_esm", None), model["state"].pop("_css", None), model.pop("buffers", None))
+    large = [
+        model
         for model in state.values()
-        if model.get("model_module") == "anywidget"
+        if model.get("model_module") == "anywidget" and len(model["state"].get("_esm", "")) > LARGE
     ]
-    return bool(dropped)
+    for model in large:
+        del model["state"]["_esm"]
+        model.pop("buffers", None)
+    return bool(large)
 
 
 def tidy(notebook: NotebookNode) -> None:

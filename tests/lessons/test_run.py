@@ -147,3 +147,35 @@ def test_an_idle_kernel_whose_word_was_lost_is_asked_once_more(notebook, tmp_pat
     cell += "if not mark.exists():\n    mark.touch()\n    time.sleep(60)"
     run(notebook(cell), tmp_path / "done.ipynb", cell_seconds=10)
     assert mark.exists() and (tmp_path / "done.ipynb").exists()
+
+
+def test_a_large_viewer_is_not_stored_and_a_small_widget_is(notebook, tmp_path):
+    cell = """
+import anywidget
+from IPython.display import display
+
+
+class Large(anywidget.AnyWidget):
+    _esm = "export default {};" + "/" * 3_000_000
+
+
+class Small(anywidget.AnyWidget):
+    _esm = "export default {};"
+
+
+display(Large(), Small())
+"""
+    executed = run(notebook(cell), tmp_path / "done.ipynb")
+    programs = [
+        model["state"].get("_esm")
+        for model in executed.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()
+        if model["model_module"] == "anywidget"
+    ]
+    assert sorted(programs, key=str) == sorted([None, "export default {};"], key=str)
+    assert (tmp_path / "done.ipynb").stat().st_size < 100_000
+
+
+def test_what_is_driven_is_driven_after_all_cells(notebook, tmp_path):
+    executed = run(notebook("print(1)"), tmp_path / "done.ipynb", drive=True)
+    assert executed.cells[-1].outputs[0]["text"].strip() == "no explorer"
+    assert len(run(notebook("print(1)"), tmp_path / "plain.ipynb").cells) == len(executed.cells) - 1

@@ -125,7 +125,7 @@ class LatentExplorer(Explorer):
         self._shown[name] = content
         text = f"{html.escape(name)}<br>{html.escape(more) or '&nbsp;'}"
         self.captions[name].value = f'<div style="line-height:1.3">{text}</div>'
-        put(self.panels[name], pictures.with_palette(self._panel(image)), f"{name}. {more}")
+        put(self.panels[name], pictures.with_palette(self._panel(image)), f"{name}: {more}." if more else f"{name}.")
 
     @staticmethod
     def _panel(image: np.ndarray) -> np.ndarray:

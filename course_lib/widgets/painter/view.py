@@ -50,8 +50,8 @@ class PainterExplorer(Explorer):
             "subject": choice("person", people, state.subject),
             "height": whole_slider("slice", state.height, (0, state.heights - 1)),
             "kind": choice("lesion", list(KINDS), state.kind),
-            "across": stops_slider("left to right", place_stops(across, mm, ("left", "right")), state.across_mm),
-            "front": stops_slider("back to front", place_stops(front, mm, ("back", "front")), state.front_mm),
+            "across": stops_slider("left to right (mm)", place_stops(across, mm, ("left", "right")), state.across_mm),
+            "front": stops_slider("back to front (mm)", place_stops(front, mm, ("back", "front")), state.front_mm),
             **{name: stops_slider(name, [("none", 0.0)], 0.0) for name in SETTINGS},  # stops: `_follow`
             "again": widgets.Button(
                 description="another shape",
@@ -162,7 +162,7 @@ def numbers_lines(readings: list[Reading]) -> list[tuple[str, list[str]]]:
         line("Dice of the flagged pixels", lambda n: _or_none(n.dice, ".2f")),
         line("share of the lesion that is flagged", lambda n: _or_none(n.share, ".0%")),
         line("pixels found / falsely flagged / missed", lambda n: f"{n.found} / {n.false} / {n.missed}"),
-        line("map in the lesion / elsewhere", lambda n: f"{_or_none(n.inside, '.3g')} / {_or_none(n.outside, '.3g')}"),
+        line("map in the lesion / elsewhere", lambda n: f"{_or_none(n.inside, '.2g')} / {_or_none(n.outside, '.2g')}"),
         line("times brighter in the lesion", lambda n: _or_none(n.times, ".1f")),
         line("image score", lambda n: f"{n.score:.3g}"),
         line("healthy validation slices that score less", lambda n: f"{n.percentile:.0f} %"),
@@ -172,7 +172,7 @@ def numbers_lines(readings: list[Reading]) -> list[tuple[str, list[str]]]:
 def place_stops(reach: float, step: float, sides: tuple[str, str]) -> list[tuple[str, float]]:
     """Places from `-reach` to `reach` mm, with their side in words."""
     places = [k * step for k in range(-round(reach / step), round(reach / step) + 1)]
-    return [(f"{abs(x):g} mm {sides[x > 0]}" if x else "middle", x) for x in places]
+    return [(f"{abs(x):g} {sides[x > 0]}" if x else "middle", x) for x in places]
 
 
 @cache

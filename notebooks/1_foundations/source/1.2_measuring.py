@@ -65,6 +65,7 @@ from course_lib.metrics.statistics import Mean, PooledRanking, Ratio
 from course_lib.metrics.thresholds import HealthyFPR, OracleDataset, threshold_at_fpr
 from course_lib.teaching import Lesson
 from course_lib.training import fit
+from course_lib.widgets.threshold import ThresholdExplorer, ThresholdState, threshold_figure
 from data_scripts import open_slices
 from IPython.display import display
 
@@ -569,6 +570,46 @@ cells = [results_table(table, "Dice", protocol=f"healthy FPR {rate} %") for rate
 pd.concat(
     [*cells, results_table(table, "best Dice")], keys=["healthy FPR 1 %", "healthy FPR 0.1 %", "oracle"]
 ).rename_axis(["Dice, threshold from", ""])
+
+# %% [markdown]
+# ### Your hand on the threshold
+#
+# Everything so far moves at once below. Choose lesions, a detector and one beside it, and slide. What is found is
+# filled, a false alarm hatched, a missed pixel hollow; the dot walks along the curves. The last rows of the table are a
+# clinic that recalls a person if *anything* is marked. Three things to try:
+#
+# 1. How small does the healthy FPR have to be until half of the healthy people are left alone?
+# 2. What does a *smallest piece* of ten pixels do to the clinic, and what to small lesions?
+# 3. Press *oracle*, then look at the healthy FPR that it would need.
+
+# %%
+state = ThresholdState(
+    {"brightness": test_map, "positional Gaussian": predict(gaussian, test, name="positional Gaussian")},
+    {"brightness": healthy_map, "positional Gaussian": predict(gaussian, validation, name="positional Gaussian")},
+    test.images,
+    unit={"brightness": "smoothed intensity (0.125 = 1 s.d.)", "positional Gaussian": "distance (s.d.)"},
+)
+state.choose_beside("positional Gaussian")
+ThresholdExplorer(state)
+
+# %% [markdown]
+# Where sliders do not move, as on GitHub, this is how the explorer starts.
+
+# %%
+here = {name: state.reading(name) for name in state.detectors}
+threshold_figure(state)
+lesson.figure(
+    "A slice with found, falsely marked and missed pixels for two detectors at a healthy FPR of 1 %, their curves with "
+    "the operating points, and the scores' histograms. Dice: {dice}.",
+    dice=", ".join(f"{name} {reading.dice.value:.2f}" for name, reading in here.items()),
+)
+if here["brightness"].clinic is not None:
+    lesson.say(
+        "One pixel in a hundred sounds strict. But this clinic leaves {spec:.0%} of the healthy people alone. A "
+        "head has thousands of pixels, so something is always marked: {pieces:.0f} pieces in a healthy scan.",
+        spec=here["brightness"].clinic.specificity.value,
+        pieces=here["brightness"].false_per_healthy_scan.value,
+    )
 
 # %% [markdown]
 # ### How much of an oracle is luck?

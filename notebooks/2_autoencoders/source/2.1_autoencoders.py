@@ -65,6 +65,8 @@ from course_lib.metrics.statistics import Mean
 from course_lib.store import load_or_train_all
 from course_lib.teaching import Lesson
 from course_lib.training import fit
+from course_lib.widgets.threshold import ThresholdExplorer, ThresholdState, threshold_figure
+from course_lib.widgets.volume import VolumeExplorer, VolumeState, volume_figure
 from data_scripts import open_slices
 from IPython.display import display
 
@@ -355,6 +357,48 @@ lesson.say(
     share=share.min(),
     rarest=rarest,
     cap=cap[rarest],
+)
+
+# %% [markdown]
+# ### Move it yourself
+#
+# An auto-encoder and the positional Gaussian, always at the same healthy FPR. Slide it down until the Gaussian's false
+# alarms are gone: what has become of the lesions, on `ms` and on `stroke`? Then let the auto-encoder be the first one,
+# and press *oracle*.
+
+# %%
+pair = ("AE dense 16", "positional Gaussian")
+state = ThresholdState(
+    {name: scores[name][0] for name in pair}, {name: healthy[name][0] for name in pair}, test.images, unit=units
+)
+state.choose_beside("positional Gaussian")
+ThresholdExplorer(state)
+
+# %%
+threshold_figure(state)
+lesson.figure(
+    "A slice, the curves and the histograms at a healthy FPR of 1 %. Dice: {dice}.",
+    dice=", ".join(f"{name} {state.reading(name).dice.value:.2f}" for name in pair),
+)
+
+# %% [markdown]
+# And the whole head: three planes through one place, with the map above a threshold. The map was made slice by slice,
+# 4 mm apart. Follow a false alarm up and down: does it belong to one slice, or to an edge that all of them share?
+
+# %%
+subject = test.table.loc[test.example(families[0]), "subject"]
+head = VolumeState.from_scores(test, scores["AE dense 16"][0], subject, threshold=state.threshold())
+VolumeExplorer(head)
+
+# %%
+volume_figure(head)
+seen = head.reading()
+lesson.figure(
+    "Three planes of one subject with the map of AE dense 16 above its threshold and the truth: {found} lesion pieces "
+    "found, {missed} missed, {false} false ones.",
+    found=seen.found,
+    missed=seen.missed,
+    false=seen.false,
 )
 
 # %% [markdown]

@@ -66,6 +66,7 @@ from course_lib.metrics.statistics import Mean
 from course_lib.store import load_or_train_all
 from course_lib.teaching import Lesson
 from course_lib.training import fit
+from course_lib.widgets.painter import PainterExplorer, PainterState, painter_figure
 from data_scripts import open_slices
 
 plots.use_style()
@@ -449,6 +450,38 @@ lesson.claim_interval(
 # %% [markdown]
 # Which lesions do you expect in the clinic? If you can say "bright ones", a threshold is waiting for you, see lesson
 # 1.2. If you cannot, the middle of this curve is your problem.
+
+# %% [markdown]
+# ### Paint one yourself
+#
+# Below, a healthy slice is yours to hurt. Put a lesion somewhere, and turn its intensity slowly from dark to bright:
+# what does each detector rebuild, and what does it flag at a healthy FPR of 1 %? Three things to try:
+#
+# 1. Find the intensity at which `dense 16` loses a spot that it flagged before. Is it the same on both sides of 0?
+# 2. Make the spot larger, and watch the copier's row. Does its blindness depend on the size?
+# 3. Paint a `texture` of the largest spread. Who notices?
+
+# %%
+painter = PainterState(
+    healthy,
+    {
+        "spatial 24 × 24 × 16": trained["spatial 24 × 24 × 16"][0],
+        "dense 16": trained["dense 16"][0],
+        "positional Gaussian": baselines["positional Gaussian"],
+    },
+    validation,
+    steps=clean,
+)
+PainterExplorer(painter)
+
+# %%
+told = {name: painter.reading(name).painted.share for name in painter.judges}
+painter_figure(painter)
+lesson.figure(
+    "A healthy slice with a painted spot, and what each detector rebuilds, scores and flags. Share of the spot that is "
+    "flagged: {told}.",
+    told=", ".join(f"{name} {share:.0%}" for name, share in told.items()),
+)
 
 # %% [markdown]
 # ## Failure 4: far-out inputs

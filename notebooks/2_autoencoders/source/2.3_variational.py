@@ -59,6 +59,7 @@ from course_lib.metrics.intervals import bootstrap
 from course_lib.store import load_or_train_all
 from course_lib.teaching import Lesson
 from course_lib.training import fit
+from course_lib.widgets.latent import LatentExplorer, LatentState, latent_figure
 from data_scripts import open_slices
 from IPython.display import display
 
@@ -257,6 +258,33 @@ compare(
 
 # %% [markdown]
 # So print the active units beside every VAE, and never choose $\beta$ on AP: the dial shows itself on healthy people.
+
+# %% [markdown]
+# ### Walk through the code
+#
+# What does such a code hold? Walk: from one healthy slice to another, or along the direction in which the training
+# codes vary most. At each place the decoder paints a slice. Beside it stands the nearest healthy training slice, and
+# how far that is, measured in codes and in pictures. Between two slices a *cross-fade* of the two pictures is shown as
+# well: the humble rival of every interpolation.
+#
+# 1. Half way between two people: which looks more like a head, the decoded picture or the cross-fade?
+# 2. Walk four s.d. along the first direction. What does this number mean, in words of anatomy?
+# 3. Leave the path at its end. When would a distance tell you that no healthy head lies here?
+
+# %%
+walk = LatentState(vaes[1][0], train)
+LatentExplorer(walk)
+
+# %%
+point = walk.point()
+latent_figure(walk)
+lesson.figure(
+    "Half way between two healthy people: the codes of the training slices with the path, and the decoded picture "
+    "beside the cross-fade. The decoded picture lies {decoded:.2f} s.d. from the nearest slice of a third person, the "
+    "cross-fade {faded:.2f}.",
+    decoded=point.in_picture.other_distance,
+    faded=point.in_faded.other_distance,
+)
 
 # %% [markdown]
 # ## Five maps of one VAE
