@@ -24,6 +24,7 @@ from course_lib.widgets.explorer import (
     powers,
     put,
     row,
+    set_ends,
     stops_slider,
     whole_slider,
 )
@@ -125,9 +126,7 @@ class ThresholdExplorer(Explorer):
             if dict(controls["scan"].options) != state.scans:
                 controls["scan"].options = list(state.scans.items())
             controls["scan"].value = state.scan
-            with controls["place"].hold_sync():
-                controls["place"].max = len(state.rows_of(state.scan)) - 1
-                controls["place"].value = state.place
+            set_ends(controls["place"], 0, len(state.rows_of(state.scan)) - 1, state.place)
 
     def _moved(self, readings: list[Reading]) -> Image.Image:
         """The curves with the operating points, drawn on a picture that is rendered once for each choice."""
