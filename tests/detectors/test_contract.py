@@ -5,18 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
+from course_lib.detectors.aae import AAE
 from course_lib.detectors.autoencoder import DenseAE, SpatialAE
 from course_lib.detectors.base import Detector
 from course_lib.detectors.dae import DenoisingAE
 from course_lib.detectors.deep_svdd import DeepSVDD
 from course_lib.detectors.gaussian import Gaussian
+from course_lib.detectors.glow import Glow
+from course_lib.detectors.glow_hierarchy import GlowHierarchy
 from course_lib.detectors.gmm import GaussianMixture
+from course_lib.detectors.gpnd import GPND
 from course_lib.detectors.intensity import IntensityThreshold
 from course_lib.detectors.kde import KernelDensity
 from course_lib.detectors.kernel_pca import KernelPCA
+from course_lib.detectors.lsa import LSA
+from course_lib.detectors.morphaeus import MorphAEus
+from course_lib.detectors.ocgan import OCGAN
 from course_lib.detectors.one_class_svm import OneClassSVM
 from course_lib.detectors.pca import PCA
 from course_lib.detectors.positional_gaussian import PositionalGaussian
+from course_lib.detectors.soft_intro_vae import SoftIntroVAE
 from course_lib.detectors.vae import VAE
 from course_lib.detectors.zscore import PixelZScore
 from course_lib.training import fit
@@ -33,6 +41,16 @@ MAKERS = {
     "shallow": lambda: SpatialAE(SHAPE, depth=2, **SMALL),
     "dense": lambda: DenseAE(SHAPE, latent=16, **SMALL),
     "vae": lambda: VAE(SHAPE, latent=16, **SMALL),
+    "soft_intro_vae": lambda: SoftIntroVAE(SHAPE, latent=16, beta_neg=200.0, warm_up=60, **SMALL),
+    "lsa": lambda: LSA(SHAPE, **SMALL),
+    "morphaeus": lambda: MorphAEus(
+        SHAPE, latent=16, channels=(8, 16, 16, 16), width=8, start=60, ramp=120, squarings=4
+    ),
+    "glow": lambda: Glow(SHAPE, steps=2, hidden=16),
+    "hierarchy": lambda: GlowHierarchy(SHAPE, steps=2, hidden=16, general_steps=60),
+    "aae": lambda: AAE(SHAPE, **SMALL),
+    "gpnd": lambda: GPND(SHAPE, adversarial=100, sample=120, **SMALL),
+    "ocgan": lambda: OCGAN(SHAPE, mining_from=60, **SMALL),
     "dae": lambda: DenoisingAE(SHAPE),
     "deep_svdd": lambda: DeepSVDD(SHAPE, channels=(8, 16, 16)),
     "whole_gaussian": lambda: Gaussian(SHAPE),
@@ -41,7 +59,21 @@ MAKERS = {
     "one_class_svm": lambda: OneClassSVM(SHAPE),
     "kernel_pca": lambda: KernelPCA(SHAPE, components=16),
 }
-RECONSTRUCTING = ("pca", "spatial", "shallow", "dense", "vae", "dae")
+VARIATIONAL, ADVERSARIAL = ("vae", "soft_intro_vae", "lsa"), ("aae", "gpnd", "ocgan")
+RECONSTRUCTING = (
+    "pca",
+    "spatial",
+    "shallow",
+    "dense",
+    "vae",
+    "soft_intro_vae",
+    "lsa",
+    "morphaeus",
+    "aae",
+    "gpnd",
+    "ocgan",
+    "dae",
+)
 
 
 @pytest.fixture(scope="module")
