@@ -51,7 +51,7 @@ def settings(host: str, port: int, token: str, waiting: int) -> dict:
             "preheat_kernel": waiting > 0,
             "default_pool_size": max(waiting, 1),
         },
-        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 600},
     }
 
 
