@@ -72,7 +72,9 @@ def lab(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     for name in EXPLORERS:
         cells = [nbformat.v4.new_code_cell(CELLS[part].strip()) for part in ("setup", name)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
+        kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}  # or it is asked for
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--ServerApp.log_level=ERROR"]
     command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -97,7 +99,7 @@ def open_explorer(lab, page):
         page.set_viewport_size({"width": width, "height": 1000})
         page.goto(f"{lab}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
-        page.wait_for_timeout(2000)
+        page.wait_for_timeout(5000)
         for accept in page.locator(".jp-Dialog button.jp-mod-accept").all():
             accept.click()
         page.locator('.lm-MenuBar-item:has-text("Run")').first.click()
