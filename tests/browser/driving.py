@@ -22,7 +22,7 @@ WATCH = """
       else if (root.querySelector("table")?.innerText !== table) { observer.disconnect(); done(); }
     });
     observer.observe(root, { subtree: true, childList: true, attributes: true, characterData: true });
-    setTimeout(() => { observer.disconnect(); resolve(NaN); }, 5000);
+    setTimeout(() => { observer.disconnect(); resolve(NaN); }, 2000);
   });
 }
 """
@@ -44,8 +44,8 @@ class Explorer:
         page.wait_for_timeout(800)
 
     def sliders(self) -> list[str]:
-        """The sliders' names, as a screen reader says them."""
-        handles = self.root.locator(".noUi-handle").all()
+        """The names of the sliders that can be moved, as a screen reader says them."""
+        handles = self.root.locator(".noUi-target:not([disabled]) .noUi-handle").all()
         return [handle.get_attribute("aria-label") for handle in handles if handle.is_visible()]
 
     def handle(self, name: str):
