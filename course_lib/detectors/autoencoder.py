@@ -7,18 +7,17 @@ kernels for their 5 x 5, and no dropout.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.detectors.base import Detector
 from course_lib.detectors.blocks import Decoder, Encoder, code_shape
+from course_lib.detectors.reconstruction import Reconstruction
 
 CHANNELS = (8, 16, 32, 64)
 
 
-class _AutoEncoder(Detector):
-    """What the two have in common: encode, decode, and take the residual for the anomaly."""
+class _AutoEncoder(Reconstruction):
+    """What the two have in common: encode, decode, and the squared error."""
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of each image; the subclass says of which shape."""
@@ -38,16 +37,6 @@ class _AutoEncoder(Detector):
         All reconstruction methods of the course use this loss: residuals of different losses are not comparable.
         """
         return {"reconstruction": F.mse_loss(self(images).float(), images)}
-
-    @torch.no_grad()
-    def pseudo_healthy(self, images: Tensor) -> Tensor:
-        """The reconstruction, 0 outside the brain."""
-        return self(images) * (images > 0)
-
-    @torch.no_grad()
-    def anomaly_map(self, images: Tensor) -> Tensor:
-        """The residual |x - x_hat| in the brain, 0 outside: `(B, 1, H, W)` to `(B, H, W)`, in intensity units."""
-        return (images - self.pseudo_healthy(images)).abs()[:, 0]
 
 
 class SpatialAE(_AutoEncoder):

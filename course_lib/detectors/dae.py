@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from course_lib.detectors.base import Detector
+from course_lib.detectors.reconstruction import Reconstruction
 from course_lib.detectors.unet import UNet
 from course_lib.images.augment import coarse_noise
 
 
-class DenoisingAE(Detector):
+class DenoisingAE(Reconstruction):
     """A U-Net that takes noise off healthy images: no bottleneck, the corruption alone keeps it from copying.
 
     The loss is the mean over all pixels of `(U(x + n) - x)^2 m`, m the brain, with n drawn on a grid of `noise_cells`
@@ -62,13 +62,3 @@ class DenoisingAE(Detector):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam with the paper's AMSGrad; 2e-3 for its 1e-4, as we take hundreds of steps where it took 67 thousand."""
         return [torch.optim.Adam(self.parameters(), lr=2e-3, amsgrad=True, fused=True)]
-
-    @torch.no_grad()
-    def pseudo_healthy(self, images: Tensor) -> Tensor:
-        """U(x) in the brain, 0 outside."""
-        return self(images) * (images > 0)
-
-    @torch.no_grad()
-    def anomaly_map(self, images: Tensor) -> Tensor:
-        """|x - U(x)| in the brain, 0 outside: `(B, 1, H, W)` to `(B, H, W)`, in intensity units."""
-        return (images - self.pseudo_healthy(images)).abs()[:, 0]

@@ -7,6 +7,7 @@ NeurIPS 2018 (arXiv:1807.02588); code: github.com/podgorskiy/GPND.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -283,7 +284,9 @@ def jacobian(decode: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:
         return torch.func.jvp(decode, (codes,), (direction.expand_as(codes),))[1].flatten(1)
 
     directions = torch.eye(codes.shape[1], device=codes.device, dtype=codes.dtype)
-    return torch.vmap(column, out_dims=2, chunk_size=max(1, TANGENTS // len(codes)))(directions)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # torch's own, on its first jvp
+        return torch.vmap(column, out_dims=2, chunk_size=max(1, TANGENTS // len(codes)))(directions)
 
 
 def log_volume(jacobians: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from course_lib.detectors.aae import (
 from course_lib.detectors.autoencoder import CHANNELS
 from course_lib.detectors.reconstruction import Reconstruction
 
+WEIGHTS = ("latent_weight", "visual_weight", "weight")  # in the order of the generator's losses
+
 
 class OCGAN(Reconstruction):
     """A denoising auto-encoder De(En(x)) with a code in the cube (-1, 1)^d, and three networks that watch over it.
@@ -36,7 +38,7 @@ class OCGAN(Reconstruction):
         2. discriminators  minimise [bce(Dl(l1), 0) + bce(Dl(u), 1)] / 2
                                   + [bce(Dv(De(u)), 0) + bce(Dv(x), 1)] / 2                       moves Dl, Dv
         3. mining          from u, walk to u* where C is surer that De(u*) is out of class        moves no network
-        4. generator       minimise bce(Dl(l1), 1) + bce(Dv(De(u*)), 1)
+        4. generator       minimise latent_weight * bce(Dl(l1), 1) + visual_weight * bce(Dv(De(u*)), 1)
                                   + weight * mean (x - De(l1))^2                                  moves En, De
 
     The discriminators see u, not u*: such fakes would be too easy for them. The target of 4 is the image without noise.
@@ -45,6 +47,8 @@ class OCGAN(Reconstruction):
         image_shape: height and width in pixels.
         latent: d. Above 16 most of the cube is never visited.
         weight: lambda. The paper's 10 (on images in [-1, 1]) leaves the reconstruction to the adversaries here.
+        latent_weight, visual_weight: of the two adversaries; the paper's text has 1 and 1, the authors' code 10 and 1.
+            0 takes one out, for an ablation: with both 0 a denoising auto-encoder with a bounded code is left.
         noise: its standard deviation, in intensity units.
         mining_from: the step from which on there is mining; before, u* = u.
         mining_steps, mining_rate: number and length of the steps of mining; the cube has sides of length 2.
@@ -52,7 +56,7 @@ class OCGAN(Reconstruction):
 
     Raises:
         BadInput: a side is not a multiple of 2^depth, or of 8.
-        ValueError: weight, noise, mining_from, mining_steps or mining_rate is negative; or the depth.
+        ValueError: a weight, noise, mining_from, mining_steps or mining_rate is negative; or the depth.
 
     Differences from the paper: the decoder's output is not bounded, and neither C nor Dv has batch normalisation. From
     the authors' code: En ends with tanh; Dl has one output and no sigmoid before its cross-entropy; five mining steps.
@@ -69,12 +73,15 @@ class OCGAN(Reconstruction):
         mining_rate: float = 0.1,
         depth: int = 4,
         channels: tuple[int, ...] = CHANNELS,
+        latent_weight: float = 1.0,
+        visual_weight: float = 1.0,
     ):
         super().__init__()
         self.image_shape, self.latent, self.weight, self.noise = image_shape, latent, weight, noise
         self.mining_from, self.mining_steps, self.mining_rate = mining_from, mining_steps, mining_rate
         self.depth, self.channels = depth, channels
-        for name in ("weight", "noise", "mining_from", "mining_steps", "mining_rate"):
+        self.latent_weight, self.visual_weight = latent_weight, visual_weight
+        for name in (*WEIGHTS, "noise", "mining_from", "mining_steps", "mining_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be 0 or more.")
         self.En = DenseEncoder(image_shape, latent, depth, channels)
@@ -151,7 +158,8 @@ class OCGAN(Reconstruction):
     ) -> dict[str, Tensor]:
         """Part 4; returns its terms: `latent` reaches En alone, `visual` De alone, `reconstruction` both."""
         losses = self.generator_losses(images, noisy, u_star)
-        descend(losses["latent"] + losses["visual"] + self.weight * losses["reconstruction"], optimizer)
+        weights = [getattr(self, name) for name in WEIGHTS]
+        descend(sum(w * loss for w, loss in zip(weights, losses.values(), strict=True)), optimizer)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def generator_losses(self, images: Tensor, noisy: Tensor, u_star: Tensor) -> dict[str, Tensor]:

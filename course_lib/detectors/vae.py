@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.detectors.autoencoder import CHANNELS
-from course_lib.detectors.base import Detector
 from course_lib.detectors.blocks import Decoder, Encoder, code_shape
+from course_lib.detectors.reconstruction import Reconstruction
 
 VARIANCE = 0.005  # v of the likelihood N(x; x_hat, v): a standard deviation of 0.07, about half a robust one
 ACTIVE = 0.1  # nats: a code number that carries more counts as active
 LOGVAR = (-10.0, 5.0)  # keeps exp() in bounds
 
 
-class VAE(Detector):
+class VAE(Reconstruction):
     """A variational auto-encoder: the code of an image is a Gaussian that costs nats to tell from N(0, I).
 
     The likelihood is `p(x | z) = N(x; decode(z), v I)` with a constant v, so that the negative ELBO, in nats, is
@@ -111,16 +111,6 @@ class VAE(Detector):
         rebuilt = self.decode(mu if noise is None else sample(mu, logvar, noise))
         constant = 0.5 * images[0].numel() * math.log(2 * math.pi * self.variance)
         return -misfit(images, rebuilt, self.variance) - kl_per_dimension(mu, logvar).sum(1) - constant
-
-    @torch.no_grad()
-    def pseudo_healthy(self, images: Tensor) -> Tensor:
-        """decode(mu(x)), 0 outside the brain."""
-        return self(images) * (images > 0)
-
-    @torch.no_grad()
-    def anomaly_map(self, images: Tensor) -> Tensor:
-        """|x - decode(mu(x))| in the brain, 0 outside: `(B, 1, H, W)` to `(B, H, W)`, in intensity units."""
-        return (images - self.pseudo_healthy(images)).abs()[:, 0]
 
     def gradient_map(self, images: Tensor, of: str = "kl") -> Tensor:
         """|d KL / d x| or |d ELBO / d x| in the brain, `(B, H, W)`, nats per intensity unit; works in inference mode.
