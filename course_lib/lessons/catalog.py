@@ -32,9 +32,14 @@ class LessonFiles:
         """Such as "1.0_welcome"."""
         return self.source.stem
 
+    @property
+    def called(self) -> set[str]:
+        """What a lesson may be asked for by: its number, its name, and the number of its part, such as "1"."""
+        return {self.number, self.name, self.number.partition(".")[0]}
+
 
 def lessons(folder: Path = NOTEBOOKS, only: list[str] | None = None) -> list[LessonFiles]:
-    """The lessons in the order of their numbers; with `only`, those of these numbers or names.
+    """The lessons in the order of their numbers; with `only`, those of these numbers ("2.1"), names or parts ("2").
 
     Raises:
         BadInput: an asked-for lesson does not exist.
@@ -43,8 +48,8 @@ def lessons(folder: Path = NOTEBOOKS, only: list[str] | None = None) -> list[Les
     found.sort(key=lambda lesson: ([int(part) for part in lesson.number.split(".") if part.isdigit()], lesson.name))
     if not only:
         return found
-    unknown = [name for name in only if not any(name in (lesson.number, lesson.name) for lesson in found)]
+    unknown = [name for name in only if not any(name in lesson.called for lesson in found)]
     if unknown:
         known = ", ".join(lesson.number for lesson in found)
         raise BadInput(f"there is no lesson {', '.join(unknown)}.", field="lesson", remedy=f"There are: {known}.")
-    return [lesson for lesson in found if lesson.number in only or lesson.name in only]
+    return [lesson for lesson in found if lesson.called & set(only)]

@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--profile", choices=PROFILES, default="standard", help="how much to compute")
     parser.add_argument("--seed", type=int, default=0, help="given to every lesson")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
-    parser.add_argument("--only", nargs="+", metavar="LESSON", help="numbers such as 2.1")
+    parser.add_argument("--only", nargs="+", metavar="LESSON", help="numbers such as 2.1, or of parts such as 2")
     parser.add_argument("--output", type=Path, help="folder of pages and tables (default: output/<profile>)")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of parts and of claims.tsv")
     parser.add_argument("--fresh", action="store_true", help="run lessons again even if nothing has changed")

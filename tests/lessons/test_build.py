@@ -95,5 +95,6 @@ def test_lessons_come_in_the_order_of_their_numbers(toy):
         (folder / f"{name}.py").write_text("")
     assert [lesson.name for lesson in lessons(toy)] == ["9.1_toy", "9.2_second", "9.10_last"]
     assert [lesson.number for lesson in lessons(toy, only=["9.10", "9.1_toy"])] == ["9.1", "9.10"]
+    assert [lesson.number for lesson in lessons(toy, only=["9"])] == ["9.1", "9.2", "9.10"]
     with pytest.raises(BadInput, match="no lesson 9.3"):
         lessons(toy, only=["9.3"])
