@@ -88,13 +88,35 @@ def test_the_losses_are_their_formulas(brains):
 
 
 def test_the_generator_weighs_its_terms_as_stated(brains):
-    model, images = small(weight=7.0).eval(), brains[:8]
+    model, images = small(weight=7.0, latent_weight=2.0, visual_weight=3.0).eval(), brains[:8]
     noisy, u = draw(images)
     losses = model.generator_losses(images, noisy, u)
-    bias, before = model.De[0].bias, model.De[0].bias.detach().clone()
-    (gradient,) = torch.autograd.grad(losses["latent"] + losses["visual"] + 7.0 * losses["reconstruction"], bias)
-    model.generator_step(images, noisy, u, torch.optim.SGD(model.De.parameters(), lr=1.0))
-    torch.testing.assert_close(bias.detach(), before - gradient, rtol=1e-4, atol=1e-6)
+    biases = [model.En[-1].bias, model.De[0].bias]
+    before = [bias.detach().clone() for bias in biases]
+    total = 2.0 * losses["latent"] + 3.0 * losses["visual"] + 7.0 * losses["reconstruction"]
+    gradients = torch.autograd.grad(total, biases)
+    model.generator_step(images, noisy, u, torch.optim.SGD([*model.En.parameters(), *model.De.parameters()], lr=1.0))
+    for bias, old, gradient in zip(biases, before, gradients, strict=True):
+        torch.testing.assert_close(bias.detach(), old - gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adversary_of_weight_0_moves_nothing(brains):
+    """With both out, the generator's step is that of a denoising auto-encoder with a bounded code."""
+    images = brains[:8]
+    after = []
+    for ablated in (True, False):
+        model = small(latent_weight=0.0, visual_weight=0.0).train() if ablated else small().train()
+        noisy, u = draw(images)
+        optimizer = torch.optim.SGD([*model.En.parameters(), *model.De.parameters()], lr=1e-3)
+        if ablated:
+            model.generator_step(images, noisy, u, optimizer)
+        else:
+            optimizer.zero_grad()
+            (1000 * (model.decode(model.encode(noisy)) - images).square().mean()).backward()
+            optimizer.step()
+        after.append({name: value.clone() for name, value in model.named_parameters()})
+    for name, value in after[0].items():
+        torch.testing.assert_close(value, after[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_codes_stay_inside_the_cube(brains):
