@@ -68,7 +68,8 @@ from course_lib.training import fit
 from course_lib.widgets.latent import LatentExplorer, LatentState, latent_figure
 from data_scripts import open_slices
 from IPython.display import display
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 plots.use_style()
 lesson = Lesson("3.2", profile=profile, seed=seed)
@@ -142,9 +143,10 @@ boxes = {
     "v": (4.4, -1, "data", "$De(u)$"),
     "Dv": (5.5, -1, "judge", "$D_v$"),
     "C": (4.4, 0, "judge", "$C$"),
+    "real": (5.5, 0, "data", "$x$"),
 }
 arrows = [("x", "En"), ("En", "l"), ("l", "De1"), ("De1", "y"), ("y", "mse"), ("l", "Dl"), ("u", "Dl")]
-arrows += [("u", "De2"), ("De2", "v"), ("v", "Dv"), ("v", "C", "", {"constant": True})]
+arrows += [("u", "De2"), ("De2", "v"), ("v", "Dv"), ("real", "Dv"), ("v", "C", "", {"constant": True})]
 arrows += [("y", "C", "", {"constant": True}), ("C", "u", "mining: $u$ to $u^*$", {"bend": 0.25})]
 data_flow(boxes, arrows, size=(8.6, 3.6))
 lesson.figure(
@@ -234,10 +236,10 @@ lesson.figure("Training curves, one line a seed: the reconstruction losses, and 
 # ### The guard against collapse
 #
 # The numbers of lesson 3.1, for every run: a judge's last loss over chance, $\log 2$ (it is a mean of two halves); the
-# smallest s.d. of a code number; the healthy error over that of the mean slice of each height, which should stay below
-# `0.9`; and the spread of decoded random points over that of slices, near zero where all pictures are alike. One more:
-# the share of code numbers that stand at the wall, beyond $\pm 0.99$. There the tanh is flat, and no gradient moves
-# them any more.
+# smallest s.d. of a code number; the healthy error over that of one picture, the mean of all training slices, which
+# should stay below `0.9`, and over that of the mean slice of each height; and the spread of decoded random points over
+# that of slices, near zero where all pictures are alike. One more: the share of code numbers that stand at the wall,
+# beyond `0.99`. There the tanh is flat, and hardly any gradient moves them.
 
 
 # %%
@@ -265,11 +267,18 @@ residual = {
 }
 errors = {name: [per_person(r, size) for r in residual[name]] for name in names}  # (people,) for each seed
 
+
 # %%
-of_height = train.table.groupby("z_mm").indices
-mean_slice = {z: train.images[rows].mean(0) for z, rows in of_height.items()}  # (H, W) each
-guess = np.stack([mean_slice[z] for z in validation.table["z_mm"]])  # no network: the mean slice of each height
-blank = np.mean(per_person((np.abs(guess - validation.images) * brains).sum((1, 2)) / size, size))
+def error_of(guess):
+    """The healthy error of pictures that need no network, a mean over validation people."""
+    return per_person((np.abs(guess - validation.images) * brains).sum((1, 2)) / size, size).mean()
+
+
+of_height = {z: train.images[rows].mean(0) for z, rows in train.table.groupby("z_mm").indices.items()}  # (H, W) each
+blank = {
+    "one picture's": error_of(train.images.mean(0)),
+    "the height's mean": error_of(np.stack([of_height[z] for z in validation.table["z_mm"]])),
+}
 anywhere = train.brains.any(0)  # (H, W)
 lively = train.images[:, anywhere].std(0).mean()
 judges = dict.fromkeys(("no mining", "OCGAN"), ["latent_discriminator", "visual_discriminator", "classifier"])
@@ -281,7 +290,7 @@ guard = [
             f"{h[judge].tail(steps // 10).mean() / np.log(2):.2f}" for judge in judges.get(name, [])
         ),
         "smallest s.d. of a code number": codes[name][k].std(0).min(),
-        "healthy error / mean slice's": errors[name][k].mean() / blank,
+        **{f"healthy error / {picture}": errors[name][k].mean() / error for picture, error in blank.items()},
         "spread of draws / of slices": samples[name][k][:, anywhere].std(0).mean() / lively,
         "at the wall": np.nan if name == "AE" else np.mean(np.abs(codes[name][k]) > 0.99),
     }
@@ -289,17 +298,20 @@ guard = [
     for k, (_, h) in enumerate(pairs[name])
 ]
 guard = pd.DataFrame(guard)
-guard["alarm"] = (guard.iloc[:, 3] < 0.01) | ~(guard.iloc[:, 4] < 0.9) | ~(guard.iloc[:, 5] > 0.2)
+guard["alarm"] = (guard.iloc[:, 3] < 0.01) | ~(guard.iloc[:, 4] < 0.9) | ~(guard.iloc[:, 6] > 0.2)
 display(guard.style.format(precision=2, na_rep="").hide(axis="index"))
 lesson.say(
-    "{alarms} of {runs} runs give an alarm. The healthy error is {plain:.2f} of the mean slice's for the AE, "
-    "{bounded:.2f} for the bounded AE and {full:.2f} for OCGAN. With few steps, an error above 0.9 says: not trained "
-    "enough.",
+    "{alarms} of {runs} runs give an alarm. Of one picture's healthy error the AE has {plain:.2f}, the bounded AE "
+    "{bounded:.2f} and OCGAN {full:.2f}; of the height's mean slice's {plain_z:.2f}, {bounded_z:.2f} and {full_z:.2f}. "
+    "So much for the price of the constraint.",
     alarms=int(guard["alarm"].sum()),
     runs=len(guard),
-    plain=np.mean(errors["AE"]) / blank,
-    bounded=np.mean(errors["bounded AE"]) / blank,
-    full=np.mean(errors["OCGAN"]) / blank,
+    plain=np.mean(errors["AE"]) / blank["one picture's"],
+    bounded=np.mean(errors["bounded AE"]) / blank["one picture's"],
+    full=np.mean(errors["OCGAN"]) / blank["one picture's"],
+    plain_z=np.mean(errors["AE"]) / blank["the height's mean"],
+    bounded_z=np.mean(errors["bounded AE"]) / blank["the height's mean"],
+    full_z=np.mean(errors["OCGAN"]) / blank["the height's mean"],
 )
 
 # %% [markdown]
@@ -320,26 +332,24 @@ def ks(code):
     return lambda w: ks_distance(code, uniform, w[:, person]).mean(1)
 
 
-once = np.ones((1, len(people)))
-distance = {name: np.mean([ks(c)(once)[0] for c in codes[name]]) for name in names}
+distance = {name: np.mean([ks_distance(c, uniform).mean() for c in codes[name]]) for name in names}
 fig, axes = plt.subplots(2, 3, figsize=(plots.WIDTH * 0.85, 5.2), height_ratios=[1, 1.6])
 for k, (column, name) in enumerate(zip(axes.T, names[1:], strict=True), 1):
     style = {"element": "step", "color": plots.PALETTE[k], "alpha": 0.4}
     sns.histplot(codes[name][0].ravel(), bins=np.linspace(-1, 1, 41), stat="density", ax=column[0], **style)
     column[0].axhline(0.5, color="black", ls="--", lw=1)
-    column[0].set(title=f"{name}\nKS {distance[name]:.2f}", xlabel="a number of the code", xlim=(-1.1, 1.1))
+    column[0].set(
+        title=f"{name}\nKS {distance[name]:.2f}", xlabel="a number of the code", xlim=(-1.1, 1.1), ylim=(0, 1.2)
+    )
     column[0].set_ylabel("density" if k == 1 else "")
     centred = codes[name][0] - codes[name][0].mean(0)
     along = np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (D, 2), the two widest directions
-    column[1].scatter(*(draws.numpy() @ along).T, s=6, color="0.7", lw=0, label="random points")
-    sns.kdeplot(
-        x=(codes[name][0] @ along)[:, 0], y=(codes[name][0] @ along)[:, 1], ax=column[1], color=plots.PALETTE[k]
-    )
-    column[1].scatter(*(codes[name][0] @ along).T, s=5, color=plots.PALETTE[k], lw=0, label="healthy slices")
-    column[1].set(
-        xlabel="widest direction", ylabel="second widest" if k == 1 else "", xlim=(-4.2, 4.2), ylim=(-4.2, 4.2)
-    )
-    column[1].set_aspect("equal")
+    x, y = (codes[name][0] @ along).T
+    sns.kdeplot(x=x, y=y, ax=column[1], color=plots.PALETTE[k], linewidths=0.8)
+    column[1].scatter(x, y, s=5, color=plots.PALETTE[k], lw=0, label="healthy slices")
+    column[1].scatter(*(draws.numpy() @ along).T, s=4, color="0.2", lw=0, label="random points")
+    column[1].set(xlabel="widest direction", ylabel="second widest" if k == 1 else "", aspect="equal")
+    column[1].set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
     column[1].legend(fontsize=6, loc="upper left")
 fig.tight_layout()
 lesson.figure(
@@ -353,6 +363,10 @@ lesson.figure(
 )
 
 # %% [markdown]
+# Read both rows. Above, one number at a time. Below, all together, from the side where the codes are widest: where they
+# reach far beyond the random points, the numbers of the code rise and fall together, as they do when most of what
+# they say is the height. Fair densities above do not exclude that.
+#
 # ### How large is a cube?
 #
 # Each number being spread is not the same as the cube being full. A cube in 16 dimensions has $2^{16}$ corners, 65 536
@@ -532,7 +546,7 @@ lesson.claim_interval(
     "The KS distance of OCGAN's codes from the uniform is below 0.6 of the bounded AE's (ratio).",
     found["KS"],
     below=0.6,
-    because="in these steps the latent discriminator does not push the codes that far",
+    because="the interval does not clear the limit: seeds differ in how far the latent discriminator pushes the codes",
 )
 lesson.claim_interval(
     "points decode to heads",
@@ -548,6 +562,15 @@ lesson.claim_interval(
     above=0.5,
     over="random points",
     because="C is too weak, or the decoder good everywhere",
+)
+lesson.say(
+    "And does mining pay? Against the same training without it, KS goes from {ks0:.2f} to {ks1:.2f} and the ratio of "
+    "nearest distances from {nn0:.2f} to {nn1:.2f}. That C changes its mind is one thing. That the decoder learns from "
+    "it, in so few steps, would have to show here.",
+    ks0=distance["no mining"],
+    ks1=distance["OCGAN"],
+    nn0=nearest.loc["no mining", "ratio"],
+    nn1=nearest.loc["OCGAN", "ratio"],
 )
 
 # %% [markdown]
@@ -655,7 +678,8 @@ ill = np.repeat([False, True, True], len(calm))
 who = np.tile(calm.table["subject"].to_numpy(), 3)
 groups = [np.flatnonzero(who == one) for one in pd.unique(who)]
 rankings, per_turn = {}, {}
-for name, runs in everyone.items():
+scorers = everyone | {"no mining": [BySquares(d).eval() for d in trained["no mining"]]}
+for name, runs in scorers.items():
     found = [through(d.anomaly_score, strangers) for d in runs]
     rankings[name] = [PooledRanking([v[g] for g in groups], [ill[g] for g in groups]).auroc for v in found]
     thirds = [v.reshape(3, -1) for v in found]
@@ -683,7 +707,7 @@ lesson.claim_interval(
     "On turned slices, OCGAN has a higher image AUROC than the plain AE (difference, by mean squared residual).",
     gap,
     above=0,
-    because="a code of 16 numbers does not rebuild strangers in the first place, so that there is no hole to close",
+    because="the plain AE rebuilds these strangers no better than OCGAN does: there is no hole to close",
 )
 lesson.reveal("class", "clearly above" if gap.low > 0 else "clearly below" if gap.high < 0 else "about equal")
 
@@ -692,10 +716,17 @@ errors_of = {
     name: [through(d.anomaly_score, strangers).reshape(3, -1).mean(1) for d in everyone[name]] for name in contest
 }
 lesson.say(
-    "Is there a hole at all? The plain AE's squared residual on slices upside down is {ae:.1f} times that on upright "
-    "ones, OCGAN's {ocgan:.1f} times. A network that rebuilt strangers would have a ratio near one.",
+    "Is there a hole at all? The plain AE's squared residual on slices upside down is {ae:.2f} times that on upright "
+    "ones, OCGAN's {ocgan:.2f} times. A network that rebuilt strangers would have a ratio near one. And which part "
+    "does it? AUROC is {plain:.3f} for the plain AE, {bounded:.3f} with bounds and noise, {judged:.3f} with both "
+    "judges, {full:.3f} with mining. The positional Gaussian, without a network, has {humble:.3f}.",
     ae=np.mean([e[1] / e[0] for e in errors_of["AE"]]),
     ocgan=np.mean([e[1] / e[0] for e in errors_of["OCGAN"]]),
+    plain=strange.loc["AE", "turned or not"],
+    bounded=strange.loc["bounded AE", "turned or not"],
+    judged=strange.loc["no mining", "turned or not"],
+    full=strange.loc["OCGAN", "turned or not"],
+    humble=strange.loc["positional Gaussian", "turned or not"],
 )
 
 # %% [markdown]
@@ -705,11 +736,23 @@ lesson.say(
 
 
 # %%
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products and convolutions, forward and back."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function._overloadpacket in flop_registry:
+            self.total += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def operations(call):
-    """Floating-point operations of the matrix products and convolutions in a call."""
-    with FlopCounterMode(display=False) as counter:
+    """Operations in a call."""
+    with Operations() as counter:
         call()
-    return counter.get_total_flops()
+    return counter.total
 
 
 fresh, cost = contenders(slices.image_shape, 3 * 20), {}
@@ -730,13 +773,14 @@ cost.style.format("{:,.0f}").set_caption("operations for one slice, as multiples
 # At test time OCGAN is an auto-encoder and costs as much as one; everything else is paid in training.
 #
 # Part (a) of the claim, the geometry, is what the losses ask for, and it can be measured without a single lesion. Part
-# (b), that detection gains, rests on a premise: that a plain auto-encoder *does* rebuild strangers. With a dense code
-# of 16 numbers ours hardly does. The paper's own gain was `0.018` of AUROC over an AE at `0.957`, on digits, and
-# readers who ran the released code report less. On brain slices the healthy class varies less than a digit does, the
-# anomaly is a small part of the picture, and what the constraint costs in healthy error is paid in every pixel.
+# (b), that detection gains, rests on a premise: that a plain auto-encoder rebuilds strangers. Slices upside down *are*
+# strangers, the case of the paper, and there the claim has its fair chance; see the table above for what came of it. A
+# slice with a lesion is no stranger. Nearly all of it is healthy, its code is near those of healthy slices, and no hole
+# is involved: closing holes cannot help, while what the constraint costs in healthy error is paid in every pixel.
 #
-# So before you close holes, look whether there are any. Lesson 3.7 compares all methods of this part, also on real
-# strokes.
+# By public notes on its tables, the paper's own gain was `0.018` of AUROC over an AE at `0.957`, on digits, and readers
+# who ran the released code report less. Our runs are short, our judges small. So before you close holes, look whether
+# your anomalies live in them. Lesson 3.7 compares all methods of this part, also on real strokes.
 
 # %% [markdown]
 # ## Exercises
@@ -809,16 +853,16 @@ def check_share(answer):
         return None
     named = {
         side: "That is one number of the code. All 16 have to lie within.",
+        1.0: "tanh(1) is about 0.76: the corners are out of reach.",
         1 - side**16: "That is the share it can *not* reach.",
         (2 * side) ** 16: "That is a volume. Divide by the cube's own, 2 to the 16th.",
         side * 16: "Sides multiply, they do not add.",
         side**2: "Two numbers only: the code has 16.",
-        1.0: "tanh(1) is about 0.76: the corners are out of reach.",
         0.5: "Measure it by the sides of both cubes: 2 tanh(1) and 2.",
         1 - side: "That is what is missing of one side. Take the share that is left, for 16 sides.",
     }
     for wrong, message in named.items():
-        if np.isclose(answer, wrong, rtol=0.02):
+        if np.isclose(answer, wrong, rtol=0.005):
             return message
     return "tanh of (-1, 1) is (-tanh 1, tanh 1). What share of the cube's side is that, and of its volume?"
 
@@ -856,7 +900,7 @@ def check_floor(answer):
         np.log1p(np.exp(1.0)): "That is the worst that can happen for the label 0.",
     }
     for wrong, message in named.items():
-        if np.isclose(answer, wrong, atol=0.006):
+        if np.isclose(answer, wrong, atol=0.0015):
             return message
     return "The best 'logit' for label 1 is 1, for label 0 it is 0. Put both into bce and take the mean."
 
@@ -886,7 +930,7 @@ lesson.check("3.2.3", answer)
 lesson.summary(
     "A bounded code, two discriminators and mining shape a latent space; each can be measured on healthy people alone.",
     "Mining descends the classifier's logit. The other sign trains without an error, on points that were fine.",
-    "Closing holes helps a network that has holes. Test the premise, on another class, before you add three networks.",
+    "Closing holes can pay where the anomaly is another class. A lesion is none. Test the premise first.",
 )
 
 # %% [markdown]

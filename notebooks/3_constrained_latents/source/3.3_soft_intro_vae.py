@@ -374,12 +374,20 @@ def gap_of(name):
 
 
 people = len(validation.subjects)
+apart = bootstrap(gap_of("Soft-IntroVAE"), people, seed=seed)
+short = means["Soft-IntroVAE"]["real"].mean() > star  # by the rule, the push is too weak
 lesson.claim_interval(
-    "critic awake",
-    "Soft-IntroVAE's encoder tells draws from real slices: KL(draws) - KL(real), in nats, is above 5.",
-    bootstrap(gap_of("Soft-IntroVAE"), people, seed=seed),
+    "health check",
+    "Soft-IntroVAE's encoder charges draws more than real slices: KL(draws) - KL(real), in nats, is above 0.",
+    apart,
+    above=0,
+)
+lesson.claim_interval(
+    "five nats apart",
+    "Soft-IntroVAE tells draws from real slices well: the same difference is above 5 nats, as in the course's trial.",
+    apart,
     above=5,
-    because="after so few steps the push has hardly begun",
+    because="KL* lies below the KL of real slices: by the rule the push is too weak" if short else "so few steps",
 )
 lesson.claim_interval(
     "plain VAE is no critic",
@@ -387,20 +395,33 @@ lesson.claim_interval(
     bootstrap(gap_of("plain VAE"), people, seed=seed),
     below=5,
 )
+betas = np.geomspace(64, 8192, 1000)
+wish = betas[np.abs(np.log(betas) * pixels / (2 * betas) - 1.3 * means["Soft-IntroVAE"]["real"].mean()).argmin()]
+lesson.say(
+    "The rule asks for a KL* a little above the KL of real slices. Here it lies {where}: {star:.1f} nats against "
+    "{real:.1f}. The default was fixed before this run, and stays. For a KL* a third above, the rule would have "
+    "$\\beta_{{neg}}$ = {wish:.0f}. Try it, with the health check beside it.",
+    where="below" if short else "above",
+    star=star,
+    real=means["Soft-IntroVAE"]["real"].mean(),
+    wish=wish,
+)
 
 # %% [markdown]
 # ## The guard
 #
-# Before any detection: did a run collapse or diverge? For each seed: the healthy error over that of the *mean slice* of
-# the same height (near 1: everybody gets the same head; the course fails a run above `0.9`); how many code numbers are
-# active; how much the draws differ from each other, over how much real slices do (near 0: all samples alike); and
-# the critic's dial.
+# Before any detection: did a run collapse or diverge? A collapsed decoder paints one picture for everybody. Its error
+# is that of the *one mean slice* of all training slices, and a run above `0.9` of that fails. The *mean slice of the
+# height* is a harder yardstick: who does not beat it knows how high a slice lies, and hardly whose it is. Beside these,
+# for each seed: how many code numbers are active; how much draws differ from each other, over how much real slices do
+# (near 0: all samples alike); and the critic's dial.
 
 # %%
 heights = train.table["z_mm"].to_numpy()
 mean_slice = {z: train.images[heights == z].mean(0) for z in np.unique(heights)}  # (H, W) each
 guess = np.stack([mean_slice[z] for z in validation.table["z_mm"]])
-blank = np.abs(validation.images - guess)[validation.brains].mean()
+yardsticks = {"one mean slice": train.images.mean(0), "mean slice of the height": guess}
+blanks = {k: np.abs(validation.images - v)[validation.brains].mean() for k, v in yardsticks.items()}
 brain = train.brains.any(0)  # (H, W)
 variety = validation.images[:, brain].std(0).mean()
 guard = []
@@ -410,48 +431,51 @@ for name in (*rivals, "VAE"):
         guard.append(
             {
                 "run": f"{name}, seed {seeds[k]}",
-                "healthy error / mean slice's": error / blank,
+                **{f"healthy error / {k}": error / blank for k, blank in blanks.items()},
                 "active code numbers": float(detector.active_units(healthy_images.to(where))),
                 "variety of draws / of slices": painted[name][k][:, 0].numpy()[:, brain].std(0).mean() / variety,
                 "exp(ELBO) of draws": f"{ends[k]:.0e}" if name == "Soft-IntroVAE" else "",
             }
         )
 guard = pd.DataFrame(guard).set_index("run")
-guard.style.format({column: "{:.2f}" for column in guard.columns[[0, 2]]} | {"active code numbers": "{:.0f}"})
+guard.style.format({column: "{:.2f}" for column in guard.columns[[0, 1, 3]]} | {"active code numbers": "{:.0f}"})
 
 # %%
-ratio = guard["healthy error / mean slice's"]
-sound = ratio < 0.9
+first, second = (guard[f"healthy error / {k}"] for k in blanks)
 lesson.say(
-    "{sound} of {all} runs pass the guard; the highest ratio is {worst:.2f}, of {who}. {more}",
-    sound=int(sound.sum()),
+    "{sound} of {all} runs err less than `0.9` of what one mean slice does (highest ratio: {worst:.2f}). Of the mean "
+    "slice of the height the same holds for {strict}, and the highest ratio is {near:.2f}, of {who}. {more}",
+    sound=int((first < 0.9).sum()),
     all=len(guard),
-    worst=ratio.max(),
-    who=ratio.idxmax(),
-    more="" if sound.all() else "Read what follows about the others as what an unfinished training does.",
+    worst=first.max(),
+    strict=int((second < 0.9).sum()),
+    near=second.max(),
+    who=second.idxmax(),
+    more="So read their residual as a distance to a typical head, not to this person's." if second.max() > 0.9 else "",
 )
 
 
 # %% [markdown]
 # ## What it paints
 #
-# The same sixteen $e$ for each model. Adversarial training promises sharper samples. Look before you believe a number.
+# The same eight $e$ for each model. Adversarial training promises sharper samples. Look before you believe a number.
 
 # %%
-fig, axes = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
-for row, ax_row in enumerate(axes):
-    name = rivals[row // 2]
-    for column, ax in enumerate(ax_row):
-        plots.show_slice(painted[name][0][8 * (row % 2) + column, 0].numpy(), ax=ax)
-    ax_row[0].set_ylabel(name, fontsize=9)
-lesson.figure("Sixteen draws of the prior by Soft-IntroVAE, in two rows, and by the plain VAE from the same numbers.")
+fig, axes = plt.subplots(2, 8, figsize=(9, 2.6), layout="constrained")
+for axes_row, name in zip(axes, rivals, strict=True):
+    for column, ax in enumerate(axes_row):
+        plots.show_slice(painted[name][0][column, 0].numpy(), ax=ax)
+    axes_row[0].set_ylabel(name, fontsize=9)
+lesson.figure("Eight draws of the prior by Soft-IntroVAE, and by the plain VAE from the same numbers.")
 
 
 # %% [markdown]
-# Sharpness alone is a poor measure: an unfinished decoder paints a fine grid that is "sharper" than any brain. The
-# lesson measures how far a draw lies from the nearest training slice, in robust standard deviations. Decoded pictures
-# are smooth and lie nearer to slices than slices do to each other. So divide by the same distance of decoded
-# *held-out* slices: `1` means that draws are as near to the data as reconstructions.
+# If you see a regular grid in some of them: it is the footprint of the decoder's upsampling. Nothing in the decoder's
+# loss forbids it, except an encoder that charges for it. Sharpness alone is a poor measure: an unfinished decoder
+# paints a fine grid that is "sharper" than any brain. The lesson measures how far a draw lies from the nearest
+# training slice, in robust standard deviations. Decoded pictures are smooth and lie nearer to slices than slices do
+# to each other. So divide by the same distance of decoded *held-out* slices: `1` means that draws are as near to the
+# data as reconstructions.
 
 
 # %%
@@ -508,6 +532,7 @@ for (left, right), name in zip(axes, rivals, strict=True):
         radius = np.sqrt(-2 * np.log(1 - share))
         right.add_patch(plt.Circle((0, 0), radius, fill=False, color="0.5", ls=":"))
     right.set(xlabel=f"$\\mu$ of number {two[0] + 1}", ylabel=f"$\\mu$ of number {two[1] + 1}", aspect="equal")
+    right.set(xlim=(-4.6, 4.6), ylim=(-4.6, 4.6))
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 lesson.figure(
     "KL of real slices, reconstructions and draws, and their mean codes, for Soft-IntroVAE and the plain VAE."
@@ -562,12 +587,13 @@ scores = {  # the raw maps are dropped: they would double the memory
 added = [family for family in families if family not in ("atrophy", "midlineshift")]
 pooled = test.table.assign(family=test.table["family"].where(~test.table["family"].isin(added), "lesions"))
 test_images = test.batch(np.arange(len(test)))
-lesioned = (test.masks & test.brains).any((1, 2))[:, None, None]  # (N, 1, 1)
+lesioned = (test.masks & test.brains).any((1, 2))
+two = np.stack([lesioned, np.zeros_like(lesioned)], 1)[:, None]  # (N, 1, 2)
 
 
 def images_only(run, values, table):
-    """Scores of images alone, quick to evaluate: each map is one empty pixel."""
-    tiny = {"maps": 0.0 * lesioned, "masks": lesioned, "brains": np.ones_like(lesioned)}
+    """Scores of images alone, quick to evaluate: each map is two empty pixels."""
+    tiny = {"maps": 0.0 * two, "masks": two, "brains": np.ones_like(two)}
     return replace(run, **tiny, image_scores=values, table=table)
 
 
@@ -633,7 +659,7 @@ if added:
         "On pooled lesions the KL alone separates better than the plain VAE's (difference of image AUROC above 0.08).",
         tell["KL"],
         above=0.08,
-        because="the limit comes from a trial with 64 x 64 pixels and more steps; it was set before this run",
+        because="the limit is from a trial with smaller slices, more steps and a KL* above the KL of real slices",
     )
     lesson.claim_interval(
         "energy",
@@ -644,9 +670,10 @@ if added:
     )
 
 # %% [markdown]
-# Why the KL and not the whole? The push teaches the encoder what *painted* pictures look like: too smooth, with a grid,
-# with ventricles that do not fit. So its KL becomes a judge of pictures. But the residual is the larger half of the
-# energy, and it knew lesions before. A weak term that is added to a strong one moves the sum little.
+# Why would the KL gain, and the whole not? The push teaches the encoder what *painted* pictures look like: too
+# smooth, with a grid, with ventricles that do not fit. So its KL becomes a judge of pictures, as far as the push
+# reaches. But the residual is the larger half of the energy, and it knew lesions before. A weak term that is added to
+# a strong one moves the sum little.
 
 # %% [markdown]
 # ## Where: the residual map
@@ -664,11 +691,11 @@ plots.show_reconstructions(test.images[rows], test.masks[rows], shown, titles=fa
 lesson.figure("A slice of each family, and its reconstructions by AE, plain VAE and Soft-IntroVAE.")
 
 # %%
-drawn = ["Soft-IntroVAE", "AE", "positional Gaussian"]
+drawn = ["Soft-IntroVAE", "positional Gaussian"]
 units = {name: "residual" for name in drawn} | {"positional Gaussian": "distance (s.d.)"}
 maps = {name: scores[name][0].maps[rows] for name in drawn}
 plots.show_maps(test.images[rows], test.masks[rows], maps, titles=families, label=units)
-lesson.figure("The same slices and the anomaly maps of Soft-IntroVAE, AE and positional Gaussian.")
+lesson.figure("The same slices and the anomaly maps of Soft-IntroVAE and positional Gaussian.")
 
 # %% [markdown]
 # Beside it stand the auto-encoder of lesson 2.1, two VAEs, and two baselines that need no gradient descent.
@@ -894,7 +921,7 @@ lesson.check("3.3.3", answer)
 lesson.summary(
     "The encoder is the critic: it pulls the ELBO of real images up and pushes that of fakes down, until they are far.",
     "A larger beta_neg is a weaker push. Compute KL*, then compare the KL of real images, reconstructions and draws.",
-    "Take a score apart before you praise it: what the push teaches sits in the KL, and the residual does not gain.",
+    "Take a score apart before you praise it: what the push teaches sits in the KL, if anywhere, and not in the map.",
 )
 
 # %% [markdown]
