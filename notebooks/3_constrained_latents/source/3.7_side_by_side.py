@@ -249,7 +249,7 @@ lesson.figure(
 ours = [key for key in gaps if key[0] in constrained]
 lesson.say(
     "Of {all} intervals of constrained methods, {gains} lie above zero ({names}) and {losses} below. The denoiser, "
-    "which has no narrow code at all, changes the mean AP by {dae:+.2f}; the constrained ones by {low:+.2f} to {high:+.2f}.",
+    "which has no narrow code, changes the mean AP by {dae:+.2f}; the constrained ones by {low:+.2f} to {high:+.2f}.",
     all=len(ours),
     gains=sum(key in clear_gains for key in ours),
     names=", ".join(f"{name} on {family}" for name, family in ours if (name, family) in clear_gains) or "none",
