@@ -940,8 +940,8 @@ cost.style.format("{:,.0f}", na_rep="").set_caption("operations for one slice, a
 # Read the whole lesson backwards, from the claims. The *geometric* claims are those of the AAE's paper, and what an
 # adversary is trained for. That a space without holes makes a better detector is a step that later papers took, and it
 # does not follow. A healthy prior constrains where codes lie. A lesion is seen, or not, in pixels that the code never
-# described. Where an anomaly *is* a code, such as a rotated head, the code term sees it, and the residual usually does
-# too, since the decoder has not learned to paint such a head.
+# described. Where an anomaly *is* a code, such as a rotated head, the code term sees something of it, and the residual
+# usually does too, since the decoder has not learned to paint such a head.
 #
 # Two warnings. Games between networks are unstable: print the guard for every seed. And our runs last minutes; the
 # papers' last hours, on more images. Lesson 3.7 compares all methods of this part, also on real strokes.

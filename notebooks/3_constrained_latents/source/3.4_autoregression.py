@@ -455,7 +455,7 @@ with torch.no_grad():
     expected = bins * model.estimator(z).exp().cpu().numpy()  # (2, d, B), as densities
     surprise, z = model.surprise(z).cpu().numpy(), z.cpu().numpy()
 centres = (np.arange(bins) + 0.5) / bins
-fig, axes = plt.subplots(4, 4, figsize=(9, 6.6), sharex=True, layout="constrained")
+fig, axes = plt.subplots(4, 4, figsize=(8.4, 5.8), sharex=True, layout="constrained")
 for j, ax in enumerate(axes.flat[:d]):
     sns.histplot(codes["LSA post-hoc"][0][:, j], bins=25, binrange=(0, 1), stat="density", color="0.75", ax=ax)
     for k, name in enumerate(("upright", "turned")):
@@ -715,11 +715,9 @@ lesson.say(
 rows = [test.example(family) for family in families]  # a lesion of middling size of each
 images = torch.cat([test.batch(rows), rotated.batch([row])])
 truths = np.concatenate([test.masks[rows], np.zeros((1, *slices.image_shape), bool)])
-rebuilt = {
-    name: trained[name][0].pseudo_healthy(images.to(where)).cpu()[:, 0].numpy() for name in ("AE", "LSA", "LSA soft")
-}
+rebuilt = {name: trained[name][0].pseudo_healthy(images.to(where)).cpu()[:, 0].numpy() for name in ("AE", "LSA")}
 plots.show_reconstructions(images[:, 0].numpy(), truths, rebuilt, titles=[*families, "rotated"])
-lesson.figure("A slice of each family and a rotated head, and the reconstructions by AE, LSA and LSA soft.")
+lesson.figure("A slice of each family and a rotated head, and the reconstructions by AE and LSA.")
 
 # %%
 names = ["LSA", "positional Gaussian"]
@@ -760,10 +758,10 @@ display(results_table(ap))
 # %%
 sizes = {name: sum(p.numel() for p in recipes[name].parameters()) for name in recipes}
 chain = sum(p.numel() for p in recipes["LSA"].estimator.parameters())
-speed = {name: np.mean([1000 * h["seconds"].iloc[-1] / steps for h in histories[name]]) for name in recipes}
+speed = {name: min(1000 * h["seconds"].iloc[-1] / steps for h in histories[name]) for name in recipes}
 lesson.say(
     "LSA has {all:,} weights, {chain:,} of them in the estimator (half of those are masked); AE has {auto:,}. A "
-    "training step took {a:.0f} ms, one of AE {b:.0f} ms, on a computer that trained other networks beside it. To "
+    "training step took {a:.0f} ms, one of AE {b:.0f} ms (the quickest seed of each, on a busy computer). To "
     "score a slice takes what an AE takes and one pass of a small estimator; only drawing needs {d} of them.",
     all=sizes["LSA"],
     chain=chain,
