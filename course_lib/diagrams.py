@@ -60,17 +60,15 @@ def data_flow(
         ends = [place[axis] for place in places.values()]
         side(min(ends) - 0.5, max(ends) + 0.5)
     ax.set_axis_off()
-    fig.canvas.draw()  # now the boxes have sizes, at which the arrows end
-    dashed = False
-    for start, end, *rest in arrows:
+    options = [arrow[3] if len(arrow) > 3 else {} for arrow in arrows]
+    _legend(fig, {kind for _, _, kind, *_ in boxes.values()}, any(o.get("constant") for o in options), fontsize)
+    fig.canvas.draw()  # now all stands where it will stay, and the boxes have sizes, at which the arrows end
+    for (start, end, *rest), option in zip(arrows, options, strict=True):
         missing = {start, end} - texts.keys()
         if missing:
             raise BadInput(f"an arrow needs the box {missing.pop()!r}.", field="arrows")
-        label, options = (*rest, "", "")[:2]
-        options = options or {}
-        _arrow(ax, texts[start], texts[end], label, options.get("constant", False), options.get("bend", 0.0), fontsize)
-        dashed = dashed or options.get("constant", False)
-    _legend(fig, {kind for _, _, kind, *_ in boxes.values()}, dashed, fontsize)
+        bend, label = option.get("bend", 0.0), rest[0] if rest else ""
+        _arrow(ax, texts[start], texts[end], label, option.get("constant", False), bend, fontsize)
     return fig
 
 

@@ -295,6 +295,10 @@ lesson.figure(
 #
 # The authors' health check: the KL of fakes is at least that of real images. Measure it on held-out healthy people,
 # on their reconstructions, and on draws of the prior.
+#
+# The limit of `5` nats in the claims below, and of `0.08` further down, come from the course's trial with smaller
+# slices and stood before this lesson ran. That the difference is above 0 at all is the authors' check. It joined the
+# claims after the first run had missed the `5`: it is not blind.
 
 
 # %%
@@ -414,7 +418,8 @@ lesson.say(
 # is that of the *one mean slice* of all training slices, and a run above `0.9` of that fails. The *mean slice of the
 # height* is a harder yardstick: who does not beat it knows how high a slice lies, and hardly whose it is. Beside these,
 # for each seed: how many code numbers are active; how much draws differ from each other, over how much real slices do
-# (near 0: all samples alike); and the critic's dial.
+# (near 0: all samples alike); and the critic's dial. The course began with the harder yardstick alone; the first was
+# added when this lesson's first run had missed it.
 
 # %%
 heights = train.table["z_mm"].to_numpy()
@@ -502,7 +507,7 @@ lesson.claim_interval(
     "Draws of Soft-IntroVAE lie nearer to the data than those of the plain VAE (difference of the relative distances).",
     bootstrap(difference(near["Soft-IntroVAE"], near["plain VAE"]), people, seed=seed),
     below=0,
-    because="the paper trains for hundreds of epochs; here the decoder still chases a critic that moves",
+    because="seen after minutes of training, where the paper trains for hundreds of epochs",
 )
 
 # %% [markdown]
