@@ -18,7 +18,7 @@ from course_lib.metrics.measurements import RANKING, Key, Measured, measurements
 from course_lib.metrics.scores import HEALTHY, Scores
 from course_lib.metrics.thresholds import HealthyFPR, LesionValidation, Protocol
 
-__all__ = ["Scores", "evaluate", "measure", "paired_difference", "predict", "results_table"]
+__all__ = ["Scores", "as_scores", "evaluate", "measure", "paired_difference", "predict", "results_table"]
 
 COLUMNS = (
     "detector",
@@ -65,14 +65,37 @@ def predict(
     Raises:
         BadInput: there is no slice, the maps have another shape or are NaN or infinite, a step is unknown.
     """
-    component = map_filters.minimal_component(steps)
+    map_filters.minimal_component(steps)  # checks the names before the work
     if not len(slices.table):
         raise BadInput("there is no slice to score.", field="slices")
     maps, image_scores = _run(detector, slices, batch_size, device)
-    brains = np.asarray(slices.brains, bool)
+    own = image_scores if _own_score(detector) else None
+    return as_scores(maps, slices, steps, image_scores=own, name=name or type(detector).__name__)
+
+
+def as_scores(
+    maps: np.ndarray,
+    slices,
+    steps: map_filters.Steps = (),
+    *,
+    image_scores: np.ndarray | None = None,
+    name: str = "maps",
+) -> Scores:
+    """Scores from maps that are already there, for a method that makes several at once, or one from elsewhere.
+
+    Args:
+        maps: (N, H, W), of the slices in their order, higher is more anomalous.
+        slices, steps: as for `predict`.
+        image_scores: (N,), higher is more anomalous; default: each map's mean over the brain.
+        name: of the detector, in tables.
+
+    Returns, raises: as `predict`.
+    """
+    component = map_filters.minimal_component(steps)
+    maps, brains = np.asarray(maps, np.float32), np.asarray(slices.brains, bool)
     if maps.shape != brains.shape:
-        raise BadInput(f"anomaly_map gives {maps.shape[1:]} for images of {brains.shape[1:]}.", field="anomaly_map")
-    own = _own_score(detector)
+        raise BadInput(f"maps of {maps.shape} for slices of {brains.shape}.", field="anomaly_map")
+    own = image_scores is not None
     if not own:
         image_scores = np.where(brains, maps, 0).sum((1, 2), dtype=np.float64) / np.maximum(brains.sum((1, 2)), 1)
     maps = np.where(brains, maps, map_filters.lowest(maps, brains)[:, None, None])  # (N, H, W)
@@ -82,7 +105,7 @@ def predict(
         brains=brains,
         table=slices.table,
         image_scores=image_scores,
-        detector=name or type(detector).__name__,
+        detector=name,
         data=getattr(slices, "name", "data"),
         image_rule="the detector's own" if own else "mean over the brain",
     )

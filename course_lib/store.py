@@ -22,7 +22,7 @@ from torch import Tensor
 from course_lib.detectors.base import Detector
 from course_lib.files import atomic_write, data_folder, sha256
 from course_lib.runtime import choose_device
-from course_lib.training import fingerprint, fit
+from course_lib.training import describe_part, fingerprint, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +51,9 @@ def load_or_train(
     `detector` serves as a description and is left as it is: a new one of its class and hyper-parameters is built
     under `torch.manual_seed(seed)`, so that its initial weights depend on the seed alone. It is found again by its
     class and the class's code (comments and docstrings left out), its hyper-parameters, the slices' content and the
-    budget. A training that was killed goes on from its last checkpoint; two kernels that ask for the same detector
-    train it once; an entry that is damaged is named in a warning and trained anew.
+    budget. A hyper-parameter may itself be a trained detector, which the new one shares: then its weights count too.
+    A training that was killed goes on from its last checkpoint; two kernels that ask for the same detector train it
+    once; an entry that is damaged is named in a warning and trained anew.
 
     Args:
         folder: the store; default `store` in the data folder.
@@ -220,7 +221,7 @@ def describe(detector: Detector, slices: SliceSet | Tensor, budget: dict) -> dic
         "slices": fingerprint(slices),
         "budget": budget if not hasattr(detector, "fit") else {"seed": budget["seed"]},  # a closed form has no steps
     }
-    return json.loads(json.dumps(description, sort_keys=True))
+    return json.loads(json.dumps(description, sort_keys=True, default=describe_part))
 
 
 def entry_name(description: dict) -> str:

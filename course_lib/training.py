@@ -102,7 +102,7 @@ class _Run:
         self.history: dict[str, list[float]] = {"step": [], "seconds": []}
         self.identity = {
             "detector": f"{type(detector).__module__}.{type(detector).__qualname__}",
-            "hyperparameters": json.dumps(detector.hyperparameters(), sort_keys=True, default=repr),
+            "hyperparameters": json.dumps(detector.hyperparameters(), sort_keys=True, default=describe_part),
             "slices": fingerprint(slices),
             "batch_size": batch_size,
             "seed": seed,
@@ -195,10 +195,29 @@ def batch_indices(images: int, batch_size: int, seed: int, step: int) -> np.ndar
 
 def fingerprint(slices: SliceSet | Tensor) -> str:
     """A SHA-256 of the images' content."""
-    if not isinstance(slices, Tensor):
-        return slices.fingerprint
-    content = slices.detach().cpu().contiguous().numpy()
+    return tensor_digest(slices) if isinstance(slices, Tensor) else slices.fingerprint
+
+
+def tensor_digest(values: Tensor) -> str:
+    """A SHA-256 of a tensor's type, shape and content."""
+    content = values.detach().cpu().contiguous().numpy()
     return hashlib.sha256(str((content.dtype, content.shape)).encode() + content.tobytes()).hexdigest()
+
+
+def describe_part(part: object) -> dict:
+    """A trained detector that is a hyper-parameter of another one, as plain values: class, its own, digest of weights.
+
+    Raises:
+        TypeError: it is something else that JSON cannot hold.
+    """
+    if not isinstance(part, Detector):
+        raise TypeError(f"a hyper-parameter of type {type(part).__name__} cannot be written as JSON.")
+    weights = "".join(name + tensor_digest(value) for name, value in sorted(part.state_dict().items()))
+    return {
+        "detector": f"{type(part).__module__}.{type(part).__qualname__}",
+        "hyperparameters": part.hyperparameters(),
+        "weights": hashlib.sha256(weights.encode()).hexdigest(),
+    }
 
 
 def _fit_closed_form(detector: Detector, slices: SliceSet | Tensor, device: torch.device, seed: int) -> pd.DataFrame:
