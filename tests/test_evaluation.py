@@ -12,6 +12,7 @@ from course_lib.errors import BadInput
 from course_lib.evaluation import (
     COLUMNS,
     Scores,
+    as_scores,
     evaluate,
     measure,
     paired_difference,
@@ -183,6 +184,27 @@ def test_what_a_map_says_outside_the_brain_does_not_matter(slices):
 def test_parts_of_a_pixel_are_refused(slices, step):
     with pytest.raises(BadInput, match="whole number"):
         predict(Brightness(), slices, [step])
+
+
+def test_scores_of_ready_maps_are_those_of_a_detector(slices):
+    asked = predict(Brightness(), slices, STEPS, name="b")
+    made = as_scores(slices.images, slices, STEPS, name="b")
+    for name in ("maps", "image_scores", "masks", "brains"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(asked, name))
+    assert (made.postprocess, made.image_rule) == (asked.postprocess, asked.image_rule)
+    own = as_scores(slices.images, slices, image_scores=np.arange(len(slices.images)))
+    assert own.image_rule == "the detector's own" and own.image_scores[3] == 3
+    with pytest.raises(BadInput, match="for slices of"):
+        as_scores(slices.images[:-1], slices)
+
+
+def test_rankings_alone_are_the_same_numbers(scored, validation, table):
+    few = evaluate(scored, validation, rankings_only=True, resamples=100)
+    assert set(few["metric"]) >= {"AP", "AUROC", "best Dice"} and not (few["level"] == "lesion").any()
+    key = ["detector", "family", "level", "metric", "protocol", "postprocess"]
+    both = few.merge(table, on=key, suffixes=("", "_all"))
+    assert len(both) == len(few)
+    np.testing.assert_array_equal(both["value"], both["value_all"])
 
 
 def test_a_plain_class_of_a_student_works(slices):

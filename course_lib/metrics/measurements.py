@@ -57,6 +57,7 @@ def measurements(
     min_iou: float | None = None,
     healthy: Sequence[str] = (HEALTHY,),
     images: bool = True,
+    rankings_only: bool = False,
 ) -> dict[Key, Measured]:
     """All numbers of one detector, for every family; see `course_lib.evaluation.evaluate` for what they are.
 
@@ -67,6 +68,7 @@ def measurements(
         min_iou: for lesions, see `metrics.lesions.match`.
         healthy: the families that count as healthy.
         images: whether to give the image level.
+        rankings_only: leave out what needs a threshold (Dice at thresholds, lesions): a small part of the work.
 
     Raises:
         BadInput: `pixels` is unknown, or a threshold does not fit the scores.
@@ -82,14 +84,14 @@ def measurements(
         found: dict[tuple[str, str, str], Measured] = {}
         if (ill.masks & ill.brains).any():
             found |= _ranking_cells(ill, pixels)
-            oracle = OracleDataset().fit(ill)
-            for threshold in [*thresholds, oracle]:
-                found |= _threshold_cells(ill, threshold) | _lesion_cells(ill, threshold, min_iou)
-            found |= _patient_oracle_cells(ill)
+            if not rankings_only:
+                for threshold in [*thresholds, OracleDataset().fit(ill)]:
+                    found |= _threshold_cells(ill, threshold) | _lesion_cells(ill, threshold, min_iou)
+                found |= _patient_oracle_cells(ill)
         if images and well is not None and ill.image_scores is not None:
             found |= _image_cells(ill, well)
         cells |= {Key(family, *key, scores.postprocess): cell for key, cell in found.items()}
-    if well is not None:
+    if well is not None and not rankings_only:
         for threshold in thresholds:
             found = _healthy_cells(well, threshold)
             cells |= {Key(HEALTHY, *key, scores.postprocess): cell for key, cell in found.items()}
