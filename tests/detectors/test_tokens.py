@@ -296,6 +296,20 @@ def test_the_rungs_are_what_they_say(causal, ill):
     assert torch.equal(model.anomaly_map(ill), rungs["healed x likelihood"])
 
 
+def test_background_in_the_middle_of_a_head_is_marked_and_healed(causal, masked, unseen):
+    """Planted in the grid: a VQ-VAE of so few steps paints a planted lesion away by itself."""
+    for model in every(causal, masked):
+        tokens = model.vqvae.encode(unseen)
+        hole = tokens.clone()
+        hole[:, 3:5, 3:5] = tokens[:, :1, :1]
+        surprise, before = model.surprise(hole)[:, 3:5, 3:5], model.surprise(tokens)[:, 3:5, 3:5]
+        assert surprise.mean() > 2 * before.mean()
+        marked = model.surprise(hole) > -model.log_tau
+        healed = model.heal(hole, marked)[:, 3:5, 3:5]
+        assert marked[:, 3:5, 3:5].float().mean() > 0.25
+        assert (healed != hole[:, 3:5, 3:5])[marked[:, 3:5, 3:5]].float().mean() > 0.9
+
+
 def test_the_spatial_mask_is_one_at_a_lone_token_and_falls_off(causal):
     model = causal[0]
     marked = torch.zeros(2, 8, 8, dtype=torch.bool)
