@@ -12,6 +12,7 @@ from course_lib.detectors.autoencoder import DenseAE, SpatialAE
 from course_lib.detectors.base import Detector
 from course_lib.detectors.causal_tokens import CausalTokens
 from course_lib.detectors.dae import DenoisingAE
+from course_lib.detectors.ddpm import DDPM
 from course_lib.detectors.deep_svdd import DeepSVDD
 from course_lib.detectors.gaussian import Gaussian
 from course_lib.detectors.glow import Glow
@@ -58,6 +59,8 @@ MAKERS = {
     "gpnd": lambda: GPND(SHAPE, adversarial=100, sample=120, **SMALL),
     "ocgan": lambda: OCGAN(SHAPE, mining_from=60, **SMALL),
     "dae": lambda: DenoisingAE(SHAPE),
+    "ddpm": lambda: DDPM(SHAPE, widths=(16, 24, 32)),
+    "ddpm_coarse": lambda: DDPM(SHAPE, noise="coarse", widths=(16, 24, 32)),
     "vq_vae": lambda: VQVAE(SHAPE, halvings=2, codes=32, channels=(8, 16)),
     "causal_tokens": lambda: CausalTokens(part("vq_vae"), order=5, schedule=120),
     "masked_tokens": lambda: MaskedTokens(part("vq_vae"), schedule=120),
@@ -83,6 +86,8 @@ RECONSTRUCTING = (
     "gpnd",
     "ocgan",
     "dae",
+    "ddpm",
+    "ddpm_coarse",
     "vq_vae",
 )
 
