@@ -2,7 +2,7 @@
 
 Run: `python tests/benchmarks/widgets.py [slices]`, by default 612 slices of 128 x 128. Wall and CPU milliseconds of
 one callback, over positions of each slider; the budget is a median of 50 ms. The brain fills the whole slice, so that
-every pixel counts.
+every pixel counts. Last, the token explorer's threshold on the course's own slices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from _timing import machine
 from scipy.ndimage import gaussian_filter
 
 from course_lib.metrics.scores import Scores
+from course_lib.token_recipes import train_token_models, train_vqvaes
 from course_lib.widgets.threshold import ThresholdExplorer, ThresholdState
+from course_lib.widgets.tokens import TokenExplorer, TokenState
+from data_scripts import open_slices
 
 BUDGET = 50.0  # ms
 SHAPE, PERSONS = (128, 128), 36
@@ -69,7 +72,21 @@ def main() -> int:
         wall, cpu = timed(explorer, name)
         late |= statistics.median(cpu) > BUDGET
         print(f"{name:16}{statistics.median(wall):18.1f}{statistics.median(cpu):17.1f}{max(cpu):18.1f}")
+    wall, cpu = timed(token_explorer(), "tau")
+    late |= statistics.median(cpu) > BUDGET
+    print(f"{'tokens: tau':16}{statistics.median(wall):18.1f}{statistics.median(cpu):17.1f}{max(cpu):18.1f}")
     return int(late)
+
+
+def token_explorer() -> TokenExplorer:
+    """A token explorer on a causal model of 60 steps: healing costs the same as after a long training."""
+    slices = open_slices("atlas", "quick", progress=False)
+    train = slices.select("split == 'train' and family == 'healthy'")
+    validation = slices.select("split == 'val' and family == 'healthy'")
+    vqvaes = train_vqvaes(train, [0], steps=60)
+    runs = train_token_models(vqvaes, train, [0], steps=60, masked=False)["causal 0"]
+    runs[0].calibrate(validation.batch(range(len(validation))))
+    return TokenExplorer(TokenState({"causal 0": runs[0]}, slices.select("split == 'test'"), validation))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,16 @@ from course_lib.widgets.volume import VolumeExplorer, VolumeState
 subject = test.table.loc[test.example("ms"), "subject"]
 VolumeExplorer(VolumeState.from_scores(test, scores["gaussian"], subject))
 """,
+    "tokens": """
+from course_lib.token_recipes import train_token_models, train_vqvaes
+from course_lib.widgets.tokens import TokenExplorer, TokenState
+
+vqvaes = train_vqvaes(train, [0], steps=60)
+models = {name: runs[0] for name, runs in train_token_models(vqvaes, train, [0], steps=60).items()}
+for model in models.values():
+    model.calibrate(validation.batch(range(len(validation))))
+TokenExplorer(TokenState(models, test, validation))
+""",
 }
 EXPLORERS = [name for name in CELLS if name != "setup"]
 
