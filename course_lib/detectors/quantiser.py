@@ -22,8 +22,8 @@ class Quantiser(nn.Module):
         e_k <- m_k / N'_k,   N'_k = (N_k + epsilon) / (sum_j N_j + K epsilon) sum_j N_j.
 
     The first batch's vectors become the first codes, with N = 1. (N = 0 would divide a code that the first batch does
-    not use by almost nothing, and throw it out of reach for hundreds of steps.) A code with N_k below `restart` is dead: it becomes
-    a random vector of the batch, with N = 1. In evaluation mode nothing changes.
+    not use by almost nothing, and throw it out of reach for hundreds of steps.) A code with N_k below `restart` is
+    dead: it becomes a random vector of the batch, with N = 1. In evaluation mode nothing changes.
 
     Args:
         codes: K.
