@@ -305,7 +305,7 @@ if "stroke" in families:
     against = gap("made-up anomalies", "DAE", "stroke")
     lesson.say(
         "Against the denoiser the difference on `stroke` is {value:+.2f} {ends:.2f}. Think of what the denoiser is: a "
-        "network that is shown healthy slices with blobs of noise, and asked to take them off. It makes things up, too.",
+        "network that is shown healthy slices with blobs of noise, and asked to take them off. That is made up, too.",
         value=against.value,
         ends=(against.low, against.high),
     )
