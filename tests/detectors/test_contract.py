@@ -24,12 +24,14 @@ from course_lib.detectors.kde import KernelDensity
 from course_lib.detectors.kernel_pca import KernelPCA
 from course_lib.detectors.lsa import LSA
 from course_lib.detectors.masked_tokens import MaskedTokens
+from course_lib.detectors.memory_bank import MemoryBank
 from course_lib.detectors.morphaeus import MorphAEus
 from course_lib.detectors.ocgan import OCGAN
 from course_lib.detectors.one_class_svm import OneClassSVM
 from course_lib.detectors.pca import PCA
 from course_lib.detectors.positional_gaussian import PositionalGaussian
 from course_lib.detectors.soft_intro_vae import SoftIntroVAE
+from course_lib.detectors.synthetic import SyntheticAnomalies
 from course_lib.detectors.vae import VAE
 from course_lib.detectors.vq_vae import VQVAE
 from course_lib.detectors.zscore import PixelZScore
@@ -64,6 +66,8 @@ MAKERS = {
     "vq_vae": lambda: VQVAE(SHAPE, halvings=2, codes=32, channels=(8, 16)),
     "causal_tokens": lambda: CausalTokens(part("vq_vae"), order=5, schedule=120),
     "masked_tokens": lambda: MaskedTokens(part("vq_vae"), schedule=120),
+    "synthetic": lambda: SyntheticAnomalies(SHAPE),
+    "memory_bank": lambda: MemoryBank(SHAPE, part("dae"), size=200, candidates=2000),
     "deep_svdd": lambda: DeepSVDD(SHAPE, channels=(8, 16, 16)),
     "whole_gaussian": lambda: Gaussian(SHAPE),
     "mixture": lambda: GaussianMixture(SHAPE),
