@@ -75,22 +75,30 @@ def close(state: dict, failed: dict[str, list[str]]) -> None:
 
 
 def run(command: list[str]) -> tuple[int, list[str]]:
-    """Run a stage and show what it prints; returns its exit code and pytest's closing line."""
+    """Run a stage and show what it prints; returns its exit code and pytest's closing lines.
+
+    Executed lessons are dealt out to two processes: a lesson alone leaves a core idle for much of its time.
+    """
+    commands = [command]
     if command[-1] == "*":
         lessons = sorted(map(str, (OUTPUT / "quick" / "lessons").glob("*.ipynb")))
-        command = [*command[:-1], *[path for path in lessons if not path.endswith((".failed.ipynb", ".running.ipynb"))]]
-        if command[-1].startswith("--"):
+        lessons = [path for path in lessons if not path.endswith((".failed.ipynb", ".running.ipynb"))]
+        if not lessons:
             print("there are no executed lessons")
             return 1, []
+        commands = [[*command[:-1], *half] for half in (lessons[::2], lessons[1::2]) if half]
     summary = []
     with tempfile.TemporaryDirectory(prefix="records-") as records:  # these runs leave the course's tables alone
         environment = os.environ | {"LEARNING_NORMAL_RECORDS": records, "PYTHONUNBUFFERED": "1"}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if PASSED.search(line):
-                    summary = [line.strip()]
-    return process.returncode, summary
+        options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
+        running = [subprocess.Popen(each, **options) for each in commands]
+        for process in running:  # what the second prints meanwhile waits in its pipe
+            with process:
+                for line in process.stdout:
+                    print(line, end="", flush=True)
+                    if PASSED.search(line):
+                        summary.append(line.strip())
+    return max(abs(process.returncode) for process in running), summary
 
 
 def read_state() -> dict:

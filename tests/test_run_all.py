@@ -59,6 +59,19 @@ def test_no_executed_lessons_is_a_failure(runner):
     assert runner.run([sys.executable, "-m", "pytest", "--nbval-lax", "*"]) == (1, [])
 
 
+@pytest.mark.parametrize(("broken", "code"), [("", 0), ("2.ipynb", 3), ("3.ipynb", 3)])
+def test_executed_lessons_are_dealt_out_and_any_failure_counts(runner, broken, code):
+    folder = runner.OUTPUT / "quick" / "lessons"
+    folder.mkdir(parents=True)
+    for name in ("1.ipynb", "2.ipynb", "3.ipynb", "4.failed.ipynb", "5.running.ipynb"):
+        (folder / name).touch()
+    script = "import sys; from pathlib import Path; names = [Path(a).name for a in sys.argv[1:]]; "
+    script += f"print('=== 1 passed in', *names, '==='); sys.exit(3 * ({broken!r} in names))"
+    found, summary = runner.run([sys.executable, "-c", script, "*"])
+    assert found == code
+    assert summary == ["=== 1 passed in 1.ipynb 3.ipynb ===", "=== 1 passed in 2.ipynb ==="]
+
+
 def test_stage_names_and_stamp(runner):
     runner.write_state({"tree": "tree", "done": {"one": ["x"]}})
     assert json.loads(runner.STAMP.read_text())["done"] == {"one": ["x"]}
