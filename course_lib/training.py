@@ -102,7 +102,7 @@ class _Run:
         self.history: dict[str, list[float]] = {"step": [], "seconds": []}
         self.identity = {
             "detector": f"{type(detector).__module__}.{type(detector).__qualname__}",
-            "hyperparameters": json.dumps(detector.hyperparameters(), sort_keys=True, default=describe_part),
+            "hyperparameters": json.dumps(detector.hyperparameters(), sort_keys=True, default=_plain),
             "slices": fingerprint(slices),
             "batch_size": batch_size,
             "seed": seed,
@@ -218,6 +218,11 @@ def describe_part(part: object) -> dict:
         "hyperparameters": part.hyperparameters(),
         "weights": hashlib.sha256(weights.encode()).hexdigest(),
     }
+
+
+def _plain(value: object) -> object:
+    """A hyper-parameter that JSON cannot hold, for a checkpoint's identity: anything may be trained, if not stored."""
+    return describe_part(value) if isinstance(value, Detector) else repr(value)
 
 
 def _fit_closed_form(detector: Detector, slices: SliceSet | Tensor, device: torch.device, seed: int) -> pd.DataFrame:

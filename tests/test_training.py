@@ -324,3 +324,16 @@ def test_killed_three_times_and_still_the_same_bits(tmp_path):
         killed += 1
     assert killed == 3
     assert (tmp_path / "whole" / "digest").read_text() == (tmp_path / "killed" / "digest").read_text()
+
+
+def test_a_hyperparameter_that_is_no_plain_value_can_be_trained_with():
+    class Odd(Detector):
+        def __init__(self, kind=torch.float32):
+            super().__init__()
+            self.kind, self.layer = kind, torch.nn.Conv2d(1, 1, 3, padding=1)
+
+        def training_losses(self, images):
+            return {"squares": (self.layer(images) - images).square().mean()}
+
+    history = fit(Odd(), torch.rand(8, 1, 8, 8), steps=2, batch_size=4, progress=False)
+    assert len(history) == 2
