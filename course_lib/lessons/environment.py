@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the course's Python environment.")
     parser.add_argument("folder", type=Path, help="folder of the virtual environment")
     parser.add_argument(
-        "--extras", default="dev,scans,book,viewer,app", help="extras of pyproject.toml, separated by commas"
+        "--extras", default="dev,scans,book,viewer,app,cluster,grading", help="extras of pyproject.toml, separated by commas"
     )
     arguments = parser.parse_args()
     make(arguments.folder.absolute(), arguments.extras)
