@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
+EXTRAS = "dev,scans,book,viewer,app,cluster,grading"
 # One short try: where PyTorch's own index cannot be reached, the ordinary one is asked instead of waiting.
 QUICK = {"UV_HTTP_TIMEOUT": "20", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "1"}
 
@@ -122,9 +123,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Make the course's Python environment.")
     parser.add_argument("folder", type=Path, help="folder of the virtual environment")
-    parser.add_argument(
-        "--extras", default="dev,scans,book,viewer,app,cluster,grading", help="extras of pyproject.toml, separated by commas"
-    )
+    parser.add_argument("--extras", default=EXTRAS, help="extras of pyproject.toml, separated by commas")
     arguments = parser.parse_args()
     make(arguments.folder.absolute(), arguments.extras)
 
