@@ -14,7 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -53,12 +53,15 @@ CITATION = (
 )
 
 
-def cohort_plan(profile: str = "standard", subjects: int | None = None) -> pd.DataFrame:
+def cohort_plan(
+    profile: str = "standard", subjects: int | None = None, groups: Collection[tuple[str, str]] | None = None
+) -> pd.DataFrame:
     """The subjects of a profile, in the order of `participants.tsv`.
 
     Args:
         profile: "quick", "standard" or "full".
         subjects: at most so many of each split and family, for trials.
+        groups: pairs of split and family that are wanted, such as `("test", "ms")`; default: all.
 
     Returns:
         participant_id, split, family, and `profile`: the smallest profile that has the subject.
@@ -70,6 +73,8 @@ def cohort_plan(profile: str = "standard", subjects: int | None = None) -> pd.Da
         raise BadInput(f"{profile!r} is not a profile.", field="profile", remedy=f"Take one of {', '.join(PROFILES)}.")
     rows = []
     for (split, family), sizes in SIZES.items():
+        if groups is not None and (split, family) not in groups:
+            continue
         wanted = sizes[PROFILES.index(profile)]
         for index in range(1, min(wanted, subjects or wanted) + 1):
             smallest = next(name for name, size in zip(PROFILES, sizes, strict=True) if index <= size)
@@ -84,18 +89,20 @@ def make_cohort(
     workers: int | None = None,
     *,
     subjects: int | None = None,
+    groups: Collection[tuple[str, str]] | None = None,
     progress: bool = True,
 ) -> Path:
     """Make the cohort, or what is missing of it.
 
-    `participants.tsv` lists the largest profile that is complete in the folder (with `subjects`, just what was asked).
+    `participants.tsv` lists the largest profile that is complete in the folder; with `subjects` or `groups`, just what
+    was asked.
 
     Args:
         folder: where; `<data folder>/atlas` when not given.
         profile: "quick" (130 subjects), "standard" (312) or "full" (958); see `SIZES`.
         seed: of the whole cohort.
         workers: processes; as many as cores when not given.
-        subjects: at most so many of each split and family, for trials.
+        subjects, groups: fewer people, see `cohort_plan`.
         progress: show a bar.
 
     Returns:
@@ -105,7 +112,7 @@ def make_cohort(
         BadInput: the folder holds another cohort (other seed or generator), or cannot be written.
     """
     folder = data_folder() / "atlas" if folder is None else Path(folder)
-    plan = cohort_plan(profile, subjects)
+    plan = cohort_plan(profile, subjects, groups)
     _claim(folder, seed)
     missing = [name for name in plan["participant_id"] if not is_complete(folder, name)]
     workers = min(workers or _cores(), max(len(missing), 1)) if missing else 1
@@ -113,7 +120,7 @@ def make_cohort(
     with tqdm(total=len(plan), initial=done, desc="atlas cohort", unit="subject", disable=not progress) as bar:
         for _ in _run(partial(make_subject, folder, seed), missing, workers):
             bar.update()
-    if subjects is None:
+    if subjects is None and groups is None:
         plan = _largest_complete(folder, plan)
     _write_table(folder, plan)
     return folder

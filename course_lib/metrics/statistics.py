@@ -28,6 +28,22 @@ class Mean:
         return _divide(weights @ self.values, weights @ self.defined)
 
 
+class GroupMean:
+    """The mean over groups of the mean over their subjects: every family counts alike, however many people it has.
+
+    Args:
+        values: (S,); NaN is left out.
+        groups: (S,), the group of each subject.
+    """
+
+    def __init__(self, values: Sequence[float], groups: Sequence):
+        values, groups = np.asarray(values, np.float64), np.asarray(groups)
+        self.means = [Mean(np.where(groups == group, values, np.nan)) for group in dict.fromkeys(groups.tolist())]
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:  # noqa: D102  (see the class)
+        return np.mean([mean(weights) for mean in self.means], axis=0)
+
+
 class Ratio:
     """Sum over subjects of a count, over the sum of another: pooled sensitivity, precision, Dice, FPR, FP per scan.
 
