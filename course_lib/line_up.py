@@ -27,6 +27,7 @@ from course_lib.detectors.pca import PCA
 from course_lib.detectors.positional_gaussian import PositionalGaussian
 from course_lib.detectors.synthetic import SyntheticAnomalies
 from course_lib.detectors.vq_vae import VQVAE
+from course_lib.detectors.witnesses import WitnessGaussian
 from course_lib.errors import BadInput
 from course_lib.runtime import choose_device
 from course_lib.store import load_or_train
@@ -192,6 +193,13 @@ def _memory_bank(setting: Setting) -> Trained:
     return fitted(bank, setting, dae.stages)
 
 
+def _witnesses(setting: Setting) -> Trained:
+    dae, outliner = _contender("DAE")(setting), _synthetic(setting)
+    place = {"levels": 1, "side": "bright"} if setting.bright else {"levels": setting.train.table["z_mm"].nunique()}
+    detector = WitnessGaussian(setting.shape, dae.detector, outliner.detector, **place)
+    return fitted(detector, setting, (*dae.stages, *outliner.stages))
+
+
 RECIPES: dict[str, Callable[[Setting], Trained]] = {
     # part 1
     "brightness": lambda s: fitted(IntensityThreshold(), s),
@@ -215,4 +223,5 @@ RECIPES: dict[str, Callable[[Setting], Trained]] = {
     "composite": _composite,
     "made-up anomalies": _synthetic,
     "memory bank": _memory_bank,
+    "witnesses": _witnesses,
 }

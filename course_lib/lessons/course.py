@@ -10,12 +10,10 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -23,12 +21,13 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from course_lib.errors import BadInput
-from course_lib.files import ROOT, atomic_write, data_folder, output_folder
+from course_lib.files import atomic_write, data_folder, output_folder
 from course_lib.lessons import pages, tables
 from course_lib.lessons.anatomy import promised_cost
 from course_lib.lessons.catalog import NOTEBOOKS, LessonFiles, lessons
 from course_lib.lessons.memory import PeakMemory
 from course_lib.lessons.run import LessonFailed, read_notebook, run
+from course_lib.library import library_digest, real_data
 from course_lib.teaching.record import read_record
 from data_scripts import PROFILES
 
@@ -127,24 +126,6 @@ class Course:
         """A line above the bar."""
         bar.clear()
         print(text, flush=True)
-
-
-def library_digest() -> str:
-    """A digest of the course's code and small tables, and of the Python and torch that run it."""
-    digest = hashlib.sha256(f"{platform.python_version()} {version('torch')} {version('numpy')}".encode())
-    for folder in ("course_lib", "data_scripts"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(ROOT)}".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def real_data() -> list[str]:
-    """Which data sets are there beside the atlas cohort: lessons show more where they are."""
-    named = os.environ.get("LEARNING_NORMAL_STROKE")
-    folders = [Path(named)] if named else []
-    folders += [path for path in data_folder().glob("*") if (path / "participants.tsv").exists()]
-    return sorted(str(path) for path in folders if path.exists() and path.name != "atlas")
 
 
 def _read_mark(path: Path) -> dict:

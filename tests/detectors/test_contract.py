@@ -34,6 +34,7 @@ from course_lib.detectors.soft_intro_vae import SoftIntroVAE
 from course_lib.detectors.synthetic import SyntheticAnomalies
 from course_lib.detectors.vae import VAE
 from course_lib.detectors.vq_vae import VQVAE
+from course_lib.detectors.witnesses import WitnessGaussian
 from course_lib.detectors.zscore import PixelZScore
 from course_lib.training import fit
 from tests.detectors.conftest import toy_brains
@@ -68,6 +69,7 @@ MAKERS = {
     "masked_tokens": lambda: MaskedTokens(part("vq_vae"), schedule=120),
     "synthetic": lambda: SyntheticAnomalies(SHAPE),
     "memory_bank": lambda: MemoryBank(SHAPE, part("dae"), size=200, candidates=2000),
+    "witnesses": lambda: WitnessGaussian(SHAPE, part("dae"), part("synthetic"), levels=3),
     "deep_svdd": lambda: DeepSVDD(SHAPE, channels=(8, 16, 16)),
     "whole_gaussian": lambda: Gaussian(SHAPE),
     "mixture": lambda: GaussianMixture(SHAPE),
