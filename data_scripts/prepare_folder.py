@@ -1,7 +1,8 @@
 """Turn a folder of scans into a data set of the course.
 
     python -m data_scripts.prepare_folder IMAGES [--masks MASKS] [--brains BRAINS] [--name NAME] [--out FOLDER]
-        [--register | --no-register] [--participants TSV] [--contrast FLAIR] [--seed 0] [--workers 2]
+        [--register | --no-register] [--participants TSV] [--contrast FLAIR] [--seed 0]
+        [--workers 2 | --scheduler tcp://HOST:PORT]
 
 IMAGES holds NIfTI files, BIDS or flat, or DICOM series; each image becomes a subject with a normalised image, a brain
 mask (given or estimated) and a lesion mask (if there is one), at 2 mm, in MNI space where SimpleITK is installed.
@@ -20,13 +21,9 @@ Research and teaching only, not for diagnosis.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +38,8 @@ from data_scripts.dicom_series import find_series
 from data_scripts.folder_subjects import Found, Outcome, Subject
 from data_scripts.prepare_report import NOTICE, contact_sheet, write_report
 from data_scripts.prepare_splits import COLUMNS, assign, read_table
-from data_scripts.prepare_subject import CannotWrite, Settings, digest, finished, prepare
+from data_scripts.prepare_subject import Settings, digest, finished
+from data_scripts.prepare_workers import attempt_all
 
 GENERATOR = "learning-normal prepare_folder"
 
@@ -67,6 +65,7 @@ def prepare_folder(
     contrast: str | None = None,
     seed: int = 0,
     workers: int | None = 1,
+    scheduler: str | None = None,
     limit_mib: float = 1024,
     allow_nan: bool = False,
     frame: int | None = None,
@@ -86,7 +85,8 @@ def prepare_folder(
         participants: a table with participant_id (of scan or person) and split or family, or both.
         contrast: FLAIR, T1w, T1ce, T2w, PDw, T2starw, CT; default: the one that most images have.
         seed: of the splits.
-        workers: processes; None: one per core.
+        workers: processes; None: one per core; 1: this process alone. More of them are a Dask cluster.
+        scheduler: address of a Dask scheduler whose workers are taken instead; they need the folders, too.
         limit_mib: memory for one file.
         allow_nan: replace NaN and infinity by 0 instead of refusing the file.
         frame: which volume of 4-D files.
@@ -101,9 +101,10 @@ def prepare_folder(
             (the report is written all the same); the participants' table is not sound; the data set
             in `out` has another contrast.
     """
-    images = _folder(images, "IMAGES")
+    images = _folder(images, "IMAGES").absolute()  # as are the others: workers may have another current folder
+    masks, brains = (Path(path).absolute() if path else None for path in (masks, brains))
     title = name or images.resolve().name
-    folder = Path(out) if out else data_folder() / title
+    folder = (Path(out) if out else data_folder() / title).absolute()
     if register:
         import_simpleitk()
     register = has_simpleitk() if register is None else register
@@ -113,7 +114,7 @@ def prepare_folder(
     _check_contrast(folder, chosen)
     labels = tuple(mask_labels) if mask_labels else None
     settings = Settings(register, chosen, limit_mib, allow_nan, frame, mask_threshold, labels)
-    done = dict(_prepare_all(folder, settings, subjects, workers, images, outcomes, progress))
+    done = dict(_prepare_all(folder, settings, subjects, workers, scheduler, images, outcomes, progress))
     table = assign(subjects, done, known, seed, images, outcomes)
     facts = _facts(table, settings, seed)
     _finish(folder, images, title, table, facts, outcomes)
@@ -248,13 +249,15 @@ def _series(files: list[Path], root: Path, outcomes: list[Outcome]) -> list[Foun
     return found
 
 
-def _prepare_all(folder, settings, subjects, workers, images, outcomes, progress) -> Iterator[tuple[str, dict]]:
+def _prepare_all(
+    folder, settings, subjects, workers, scheduler, images, outcomes, progress
+) -> Iterator[tuple[str, dict]]:
     """Name and side-car of each subject that could be prepared; outcomes of all are added."""
     kept = {s.name: known for s in subjects if (known := finished(folder, s, settings))}
     todo = [s for s in subjects if s.name not in kept]
     results: dict[str, tuple] = {name: (known, None) for name, known in kept.items()}
     with tqdm(total=len(subjects), initial=len(kept), desc=folder.name, unit="scan", disable=not progress) as bar:
-        for name, known, error in _run(partial(_attempt, folder, settings), todo, workers or _cores()):
+        for name, known, error in attempt_all(folder, settings, todo, workers or _cores(), scheduler):
             bar.update()
             results[name] = (known, error)
     for subject in subjects:
@@ -262,36 +265,6 @@ def _prepare_all(folder, settings, subjects, workers, images, outcomes, progress
         outcomes += _outcomes(subject, known, error, "unchanged" if subject.name in kept else "prepared", images)
         if known:
             yield subject.name, known
-
-
-def _attempt(folder: Path, settings: Settings, subject: Subject) -> tuple[str, dict | None, BadInput | None]:
-    try:
-        return subject.name, prepare(folder, settings, subject), None
-    except CannotWrite:
-        raise
-    except BadInput as error:
-        return subject.name, None, error
-    except MemoryError:
-        return subject.name, None, BadInput("there is not enough memory for it.", file=subject.image.path)
-    except Exception as error:  # one bad file must not stop the others; it is listed with the error's own words
-        cause = f"unexpected {type(error).__name__}: {error}"
-        return subject.name, None, BadInput(cause, file=subject.image.path, remedy="Please report this.")
-
-
-def _run(task, subjects: list[Subject], workers: int) -> Iterator[tuple]:
-    workers = min(workers, len(subjects))
-    if workers <= 1:
-        yield from map(task, subjects)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for done in as_completed([pool.submit(task, subject) for subject in subjects]):
-            yield done.result()
-    except BrokenProcessPool as error:
-        remedy = "Run again with --workers 1: what is finished is kept."
-        raise BadInput("a worker was stopped, perhaps for want of memory.", field="workers", remedy=remedy) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:
@@ -359,6 +332,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--contrast", choices=subjects_of.CONTRASTS, help="default: the one that most images have")
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="use the workers of this Dask scheduler")
     parser.add_argument("--limit-mib", type=float, default=1024, help="memory for one file")
     parser.add_argument("--allow-nan", action="store_true", help="replace NaN and infinity by 0")
     parser.add_argument("--frame", type=int, help="which volume of 4-D files, from 0")

@@ -1,4 +1,4 @@
-"""What became of every file: report.tsv, report.html, contact_sheet.png."""
+"""What became of every file: report.tsv, report.html, and contact sheets of 64 subjects a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from course_lib.images import bids, lattice
 from data_scripts.folder_subjects import Outcome
 
 NOTICE = "Research and teaching only, not for diagnosis."
-COLUMNS = 8  # of the contact sheet
+COLUMNS = 8  # of a contact sheet
+PAGE = 64  # subjects on one: of thousands, one picture would take gigabytes
 _ORDER = ("refused", "prepared", "unchanged", "skipped")
 _STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
 padding: 0 1em; color: #222 }
@@ -29,8 +30,9 @@ def write_report(folder: Path, title: str, facts: dict[str, str], outcomes: list
     table = pd.DataFrame([vars(o) | {"notes": " | ".join(o.notes)} for o in outcomes], columns=list(vars(_blank())))
     with atomic_write(folder / "report.tsv") as part:
         table.map(_one_line).to_csv(part, sep="\t", index=False, lineterminator="\n")
+    sheets = [path.name for path in sheet_paths(folder, len(list(folder.glob("contact_sheet*.png")))) if path.exists()]
     with atomic_write(folder / "report.html") as part:
-        part.write_text(_page(title, facts, outcomes), encoding="utf-8")
+        part.write_text(_page(title, facts, outcomes, sheets), encoding="utf-8")
 
 
 def _blank() -> Outcome:
@@ -41,7 +43,7 @@ def _one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
-def _page(title: str, facts: dict[str, str], outcomes: list[Outcome]) -> str:
+def _page(title: str, facts: dict[str, str], outcomes: list[Outcome], sheets: list[str]) -> str:
     counts = Counter(o.status for o in outcomes)
     summary = ", ".join(f"{counts[status]} {status}" for status in _ORDER if counts[status])
     head = "".join(f"<tr><th>{_safe(k)}</th><td>{_safe(v)}</td></tr>" for k, v in facts.items())
@@ -51,10 +53,16 @@ def _page(title: str, facts: dict[str, str], outcomes: list[Outcome]) -> str:
         f"<style>{_STYLE}</style></head><body>\n<h1>{_safe(title)}</h1>\n"
         f'<p class="notice"><strong>{NOTICE}</strong></p>\n<p>Files: {summary}.</p>\n<table>{head}</table>\n'
         "<h2>Contact sheet</h2>\n<p>Blue: brain mask. Red: lesion mask. Patient's left on the left.</p>\n"
-        '<p><img src="contact_sheet.png" alt="One slice of each subject, with outlines of brain and lesion"></p>\n'
+        f"{''.join(map(_sheet, sheets))}"
         "<h2>Files</h2>\n<table><tr><th>File</th><th>What</th><th>Status</th><th>Subject</th>"
         f"<th>What was changed or noted; cause and remedy</th></tr>\n{rows}</table>\n</body></html>\n"
     )
+
+
+def _sheet(name: str) -> str:
+    """A contact sheet; the browser loads it when it comes into sight."""
+    alt = "One slice of each subject, with outlines of brain and lesion"
+    return f'<p><img src="{name}" loading="lazy" alt="{alt}"></p>\n'
 
 
 def _row(o: Outcome) -> str:
@@ -70,8 +78,25 @@ def _safe(text: str) -> str:
     return html.escape(str(text))
 
 
+def sheet_paths(folder: Path, count: int) -> list[Path]:
+    """The names of `count` contact sheets: contact_sheet.png, contact_sheet_2.png, ..."""
+    return [folder / f"contact_sheet{f'_{n}' if n > 1 else ''}.png" for n in range(1, count + 1)]
+
+
 def contact_sheet(folder: Path, table: pd.DataFrame) -> None:
-    """One slice of each subject: the one with the most lesion, else z = 18 mm, with outlines of brain and lesion."""
+    """One slice of each subject: the one with the most lesion, else z = 18 mm, with outlines of brain and lesion.
+
+    Subjects are on pages of 64; pages of an earlier run that are not needed any more are removed.
+    """
+    sheets = sheet_paths(folder, -(-len(table) // PAGE))
+    for place, path in enumerate(sheets):
+        _write_sheet(path, folder, table.iloc[place * PAGE : (place + 1) * PAGE])
+    for path in set(folder.glob("contact_sheet*.png")) - set(sheets):
+        path.unlink()
+
+
+def _write_sheet(path: Path, folder: Path, table: pd.DataFrame) -> None:
+    """One page."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,8 +109,8 @@ def contact_sheet(folder: Path, table: pd.DataFrame) -> None:
         _panel(axes, folder, row)
     figure.text(0.01, 0.003, NOTICE, color="white", fontsize=7)
     figure.subplots_adjust(0.005, 0.12 / rows, 0.995, 1 - 0.12 / rows, wspace=0.04, hspace=0.16)
-    with atomic_write(folder / "contact_sheet.png") as part:
-        figure.savefig(part, dpi=110 if rows <= 20 else 70, facecolor="black", metadata={"Software": None})
+    with atomic_write(path) as part:
+        figure.savefig(part, dpi=110, facecolor="black", metadata={"Software": None})
 
 
 def _panel(axes, folder: Path, row) -> None:

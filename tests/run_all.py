@@ -25,7 +25,7 @@ PYTHON = sys.executable
 
 
 def stages() -> dict[str, list[str]]:
-    """The commands by name, in order. `*` stands for the executed lessons."""
+    """The commands by name, in order. `*` stands for the executed lessons, `tests` for all files of tests."""
     pytest = [PYTHON, "-m", "pytest", "-p", "no:cacheprovider"]
     course = [PYTHON, "-m", "course_lib.lessons.course"]
     return {
@@ -74,19 +74,27 @@ def close(state: dict, failed: dict[str, list[str]]) -> None:
         sys.exit(f"FAILED: {', '.join(failed)}")
 
 
-def run(command: list[str]) -> tuple[int, list[str]]:
-    """Run a stage and show what it prints; returns its exit code and pytest's closing lines.
+def dealt(command: list[str]) -> list[list[str]]:
+    """The commands of a stage: many files are dealt out to two processes, as each alone leaves a core idle.
 
-    Executed lessons are dealt out to two processes: a lesson alone leaves a core idle for much of its time.
+    Empty if there is nothing to run on.
     """
-    commands = [command]
     if command[-1] == "*":
-        lessons = sorted(map(str, (OUTPUT / "quick" / "lessons").glob("*.ipynb")))
-        lessons = [path for path in lessons if not path.endswith((".failed.ipynb", ".running.ipynb"))]
-        if not lessons:
-            print("there are no executed lessons")
-            return 1, []
-        commands = [[*command[:-1], *half] for half in (lessons[::2], lessons[1::2]) if half]
+        files = sorted(map(str, (OUTPUT / "quick" / "lessons").glob("*.ipynb")))
+        files = [path for path in files if not path.endswith((".failed.ipynb", ".running.ipynb"))]
+    elif command[-1] == "tests":
+        files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    else:
+        return [command]
+    return [[*command[:-1], *half] for half in (files[::2], files[1::2]) if half]
+
+
+def run(command: list[str]) -> tuple[int, list[str]]:
+    """Run a stage and show what it prints; returns its exit code and pytest's closing lines."""
+    commands = dealt(command)
+    if not commands:
+        print("there are no executed lessons")
+        return 1, []
     summary = []
     with tempfile.TemporaryDirectory(prefix="records-") as records:  # these runs leave the course's tables alone
         environment = os.environ | {"LEARNING_NORMAL_RECORDS": records, "PYTHONUNBUFFERED": "1"}

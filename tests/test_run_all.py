@@ -72,6 +72,13 @@ def test_executed_lessons_are_dealt_out_and_any_failure_counts(runner, broken, c
     assert summary == ["=== 1 passed in 1.ipynb 3.ipynb ===", "=== 1 passed in 2.ipynb ==="]
 
 
+def test_every_file_of_tests_is_dealt_out_once(runner):
+    first, second = runner.dealt([sys.executable, "-m", "pytest", "tests"])
+    files = first[3:] + second[3:]
+    assert sorted(files) == sorted(str(p.relative_to(runner.ROOT)) for p in runner.ROOT.glob("tests/**/test_*.py"))
+    assert "tests/test_run_all.py" in files and abs(len(first) - len(second)) <= 1
+
+
 def test_stage_names_and_stamp(runner):
     runner.write_state({"tree": "tree", "done": {"one": ["x"]}})
     assert json.loads(runner.STAMP.read_text())["done"] == {"one": ["x"]}

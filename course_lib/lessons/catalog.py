@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from course_lib.errors import BadInput
 from course_lib.files import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+_NUMBERED = re.compile(r"\d+\.\d+_")  # assignments have sources too, but no lesson's number
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def lessons(folder: Path = NOTEBOOKS, only: list[str] | None = None) -> list[Les
     Raises:
         BadInput: an asked-for lesson does not exist.
     """
-    found = [LessonFiles(path) for path in folder.glob("*/source/*.py")]
+    found = [LessonFiles(path) for path in folder.glob("*/source/*.py") if _NUMBERED.match(path.name)]
     found.sort(key=lambda lesson: ([int(part) for part in lesson.number.split(".") if part.isdigit()], lesson.name))
     if not only:
         return found

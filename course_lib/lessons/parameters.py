@@ -1,23 +1,32 @@
-"""The parameters cell of a lesson: what it declares, and a check of given values before any work is done."""
+"""The parameters cell of a lesson: what it declares, and a check of given values before any work is done.
+
+A line `share: float = 0.02  # of the tokens that are marked, 0 to 1` declares name, type, default, meaning and, with
+two numbers around "to", the range. Whole numbers with a default of 0 or more are never negative.
+"""
 
 from __future__ import annotations
 
 import ast
 import io
+import math
 import re
+import sys
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING
 
 from course_lib.errors import BadInput
 from data_scripts import PROFILES
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 TAG = "parameters"
 EMBEDDED = ("atlas", "stroke")  # data sets that are called by a name
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_RANGE = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?) to (-?\d+(?:\.\d+)?)(?![\w])")
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
@@ -29,6 +38,15 @@ class Parameter:
     type: str
     default: object
     help: str = ""
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The smallest and the largest value, if the comment names them."""
+        found = _RANGE.search(self.help) if self.type in ("int", "float") else None
+        if found:
+            return float(found[1]), float(found[2])
+        counts = self.type == "int" and type(self.default) is int and self.default >= 0
+        return (0, math.inf) if counts else None
 
 
 def declared(notebook: NotebookNode) -> dict[str, Parameter]:
@@ -59,10 +77,46 @@ def check(given: Mapping[str, object], known: Mapping[str, Parameter]) -> dict[s
         raise BadInput(f"unknown parameter {', '.join(unknown)}.", field=TAG, remedy=f"There are: {', '.join(known)}.")
     values = {name: _typed(known[name], value) for name, value in given.items()}
     for name, value in values.items():
-        _check_value(name, value)
+        check_value(name, value)
+        _check_range(known[name], value)
     if values.get("data", "atlas") not in EMBEDDED:
         values["data"] = str(Path(values["data"]).absolute())  # a lesson runs in its own folder
     return values
+
+
+def check_namespace(namespace: Mapping[str, object] | None = None) -> None:
+    """Check the parameters of a lesson that is running already: plain papermill puts in whatever it is given.
+
+    Args:
+        namespace: the lesson's variables, with the annotations of its parameters cell; default: those of the kernel,
+            and nothing is done where there is none.
+
+    Raises:
+        BadInput: as `check`. Text is not read as a number here: the lesson has it as it is.
+    """
+    if namespace is None:
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        namespace = {} if shell is None else shell.user_ns
+    for name, annotation in dict(namespace.get("__annotations__", {})).items():
+        kind = getattr(annotation, "__name__", str(annotation)).partition("[")[0]
+        value = namespace.get(name)
+        if kind not in _TYPES or name not in namespace:
+            continue  # no parameter: a variable of a lesson may be annotated, too
+        if isinstance(value, str) and kind != "str":
+            remedy = "Write 1.0e-3, True, [1, 2]; or use `python -m course_lib.lessons.run`, which reads text."
+            raise BadInput(f"{name} wants {kind}, not the text {value!r}.", field=TAG, remedy=remedy)
+        _typed(Parameter(name, kind, None), value)
+        check_value(name, value)
+
+
+def _check_range(parameter: Parameter, value) -> None:
+    """Refuse numbers outside the declared range, and those that are none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{parameter.name} is a finite number, not {value}.", field=TAG)
+    if parameter.range and not parameter.range[0] <= value <= parameter.range[1]:
+        low, high = parameter.range
+        bounds = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+        raise BadInput(f"{parameter.name} is {bounds}, not {value!r}.", field=TAG, remedy=f"It is {parameter.help}.")
 
 
 def _parameter(node: ast.stmt, comments: dict[int, str]) -> Parameter:
@@ -86,7 +140,8 @@ def _typed(parameter: Parameter, value):
         value = float(value)
     if type(value) is not kind:
         cause = f"{parameter.name} wants {parameter.type}, not {value!r}."
-        raise BadInput(cause, field=TAG, remedy=f"Its default is {parameter.default!r}.")
+        remedy = "" if parameter.default is None else f"Its default is {parameter.default!r}."
+        raise BadInput(cause, field=TAG, remedy=remedy)
     return value
 
 
@@ -100,8 +155,12 @@ def _read(text: str, kind: type):
         return text
 
 
-def _check_value(name: str, value) -> None:
-    """Refuse values of the common parameters that no lesson can use."""
+def check_value(name: str, value) -> None:
+    """Refuse values of the common parameters that no lesson can use.
+
+    Raises:
+        BadInput: an unknown profile or device, a negative seed, or a data set that is not there.
+    """
     if name == "profile" and value not in PROFILES:
         raise BadInput(f"profile is {', '.join(PROFILES)}, not {value!r}.", field=TAG)
     if name == "device" and not _DEVICE.fullmatch(value):

@@ -1,0 +1,1 @@
+"""Assignments: one source each; copies for students, lecturers and readers; a grader that trusts no submission."""

@@ -1,0 +1,23 @@
+"""
+misconception: maps are divided by the largest value of the batch, a statistic of the test set
+fails: [a5-rows-test]
+says: "depends on the others of its batch"
+"""
+
+
+# %% a5-detector
+class MyDetector(Detector):
+    def __init__(self, image_shape, floor=0.05):
+        super().__init__()
+        self.image_shape, self.floor = image_shape, floor
+        self.register_buffer("mean", torch.zeros(1, 1, *image_shape))
+        self.register_buffer("sd", torch.ones(1, 1, *image_shape))
+
+    def fit(self, images):
+        self.mean, self.sd = images.mean(0, keepdim=True), images.std(0, keepdim=True) + self.floor
+        return self
+
+    @torch.no_grad()
+    def anomaly_map(self, images):
+        maps = ((images - self.mean).abs() / self.sd * (images > 0))[:, 0]
+        return maps / maps.max()
