@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import stat
 import struct
@@ -158,6 +157,8 @@ def lock(processes: int) -> None:
 
 def limit(memory: int, processes: int) -> None:
     """Limits that the kernel itself keeps, for this process and its children."""
+    import resource  # not on Windows, where sources can still be released
+
     wanted = {"DATA": memory, "FSIZE": 256 * 2**20, "CORE": 0, "NOFILE": 1024}
     if os.geteuid():  # the kernel does not count root's processes; of an ordinary user it counts threads, too
         wanted["NPROC"] = 4 * processes + 100

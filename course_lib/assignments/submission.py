@@ -54,7 +54,7 @@ def content(path: Path, folder: Path) -> bytes:
     """
     inside(folder, path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
     except OSError as error:
         cause = "this is a link, not a notebook." if path.is_symlink() else f"it cannot be opened ({error.strerror})."
         raise BadInput(cause, file=path.name) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +17,7 @@ from course_lib.assignments import agent, proxy
 from course_lib.assignments.channel import ChannelClosed, ChannelTimeout, receive, send
 from course_lib.assignments.proxy import Handle, Remote, StudentGone
 from course_lib.assignments.wire import WireError
+from course_lib.files import ROOT
 
 STUDENT = """
 import numpy as np
@@ -25,6 +28,10 @@ def double(x, times=2):
 
 def both(x):
     return {"twice": 2 * x, "rest": [x ** 3, x.detach(), "text", None]}
+
+def in_place(x):
+    x += 1
+    return (x ** 2).sum()
 
 def inner(x):
     (slope,) = torch.autograd.grad((x ** 3).sum(), x, create_graph=True)
@@ -100,6 +107,19 @@ def remote(monkeypatch):
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="module")
+def apart():
+    """The same with the student in a process of its own: random numbers and graphs are not shared by accident."""
+    code = f"import sys\nfrom course_lib.assignments.agent import serve\nspace = {{}}\nexec({STUDENT!r}, space)\n"
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", f"{code}serve(int(sys.argv[1]), space)", str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
+    theirs.close()
+    yield Remote(ours, 120)
+    ours.close()
+    assert process.wait(20) == 0
 
 
 def of(remote, *names):
@@ -182,8 +202,8 @@ def test_exceptions_keep_their_builtin_type_and_their_text(remote, kind, type_, 
     assert type(caught.value) is type_ and text in str(caught.value)
 
 
-def test_gradients_through_a_call_are_the_local_ones(remote):
-    both, net = of(remote, "both", "Net")
+def test_gradients_through_a_call_are_the_local_ones(apart):
+    both, net = of(apart, "both", "Net")
     x, y = (torch.linspace(-1, 2, 5).double().requires_grad_() for _ in range(2))
 
     def total(found, at):
@@ -195,13 +215,14 @@ def test_gradients_through_a_call_are_the_local_ones(remote):
     exec(STUDENT, space)
     total(space["both"](y * 1.5), y).backward()
     assert torch.allclose(x.grad, y.grad)
-    x.grad = None
     (slope,) = torch.autograd.grad(both(x)["twice"].sum(), x)
     assert torch.equal(slope, torch.full_like(x, 2))
+    (slope,) = torch.autograd.grad(of(apart, "in_place")(3 * x), x)  # what is no leaf may be changed in place
+    assert torch.allclose(slope, 6 * (3 * x + 1))
 
 
-def test_gradients_through_two_calls_and_into_the_students_weights(remote):
-    net, double = of(remote, "Net")(), of(remote, "double")
+def test_gradients_through_two_calls_and_into_the_students_weights(apart):
+    net, double = of(apart, "Net")(), of(apart, "double")
     local = torch.nn.Linear(3, 2)
     with torch.no_grad():
         for ours, theirs in zip(local.parameters(), net.parameters(), strict=True):
@@ -226,11 +247,11 @@ def test_a_second_derivative_inside_the_student_works_and_outside_is_refused(rem
         once.sum().backward()
 
 
-def test_no_grad_holds_on_the_other_side(remote):
-    assert of(remote, "grad_on")() is True
+def test_no_grad_holds_on_the_other_side(apart):
+    assert of(apart, "grad_on")() is True
     with torch.no_grad():
-        assert of(remote, "grad_on")() is False
-        assert not of(remote, "double")(torch.ones(2, requires_grad=True)).requires_grad
+        assert of(apart, "grad_on")() is False
+        assert not of(apart, "double")(torch.ones(2, requires_grad=True)).requires_grad
 
 
 def test_a_gradient_of_another_shape_is_refused(remote, monkeypatch):
@@ -241,8 +262,8 @@ def test_a_gradient_of_another_shape_is_refused(remote, monkeypatch):
         value.backward()
 
 
-def test_seeds_hold_across_the_boundary(remote):
-    draws = of(remote, "draws")
+def test_seeds_hold_across_the_boundary(apart):
+    draws = of(apart, "draws")
 
     def seeded():
         torch.manual_seed(5), np.random.seed(6), random.seed(7)
@@ -254,8 +275,8 @@ def test_seeds_hold_across_the_boundary(remote):
     assert first == (float(torch.rand(1)), float(np.random.rand()), random.random())  # as if it were one process
 
 
-def test_a_generator_as_an_argument_moves_on(remote):
-    draw, rng = of(remote, "draw"), np.random.default_rng(1)
+def test_a_generator_as_an_argument_moves_on(apart):
+    draw, rng = of(apart, "draw"), np.random.default_rng(1)
     first, second = draw(rng), draw(rng)
     assert first == np.random.default_rng(1).random() and second != first
 

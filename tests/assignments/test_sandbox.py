@@ -37,7 +37,7 @@ print(sorted(os.listdir("/")), os.path.exists(os.path.dirname(course_lib.__path_
     "open(course_lib.__file__, 'a')",
     "open('/usr/lib/x', 'w')",
     """
-paths = ["/root/.ssh", "/run", "/var", "/sys", "/etc/shadow", "/dev/sda", "/dev/shm"]
+paths = ["/boot", "/run", "/var", "/sys", "/etc/shadow", "/dev/sda", "/dev/shm"]
 print([os.path.exists(path) for path in paths])""",
     "!umount -l /usr; mount -t tmpfs none /mnt; unshare -Ur true; echo done",
     """

@@ -144,9 +144,31 @@ class Liar(int):
     __hash__ = int.__hash__
 
 
+class MyList(list):
+    pass
+
+
+class MyText(str):
+    pass
+
+
 @pytest.mark.parametrize(
     "value",
-    [Plain(), Plain, len, lambda: 1, Liar(3), json, np.array([Plain()], object), [1, {"a": Plain()}], iter([])]
+    [
+        MyList([1]),
+        MyText("x"),
+        type("D", (dict,), {})(),
+        type("F", (float,), {})(1.0),
+        Plain(),
+        Plain,
+        len,
+        lambda: 1,
+        Liar(3),
+        json,
+        np.array([Plain()], object),
+        [1, {"a": Plain()}],
+        iter([]),
+    ]
     + [np.zeros(2, dtype=[("a", "f4")]), torch.ones(2, device="meta"), torch.ones(2, 2).to_sparse(), random.Random(0)],
 )
 def test_objects_do_not_cross(value):

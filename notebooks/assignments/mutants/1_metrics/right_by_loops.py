@@ -42,6 +42,7 @@ report = dict(threshold=t, healthy_fpr=found[calm][test.brains[calm]].mean(), me
 # %% a1-interval
 def interval(values, people):
     import pandas as pd
+
     from course_lib.metrics.intervals import bootstrap
     from course_lib.metrics.statistics import Mean
 

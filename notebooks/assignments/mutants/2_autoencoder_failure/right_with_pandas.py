@@ -52,6 +52,7 @@ def log_ratio(network, before, after, spots):
 # %% a2-interval
 def paired_interval(a, b, people):
     import pandas as pd
+
     from course_lib.metrics.intervals import bootstrap, difference
     from course_lib.metrics.statistics import Mean
 
