@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 DEATHS = 10  # a run is done in a process of its own: that its worker dies is seldom its fault
 SECONDS_TO_JOIN = 30
+HEAL_SECONDS = 5  # between two looks at whether a local cluster has all its workers
+# On a computer with more processes than cores everything takes long; that is no reason to give a worker up.
+PATIENT = {
+    "distributed.deploy.lost-worker-timeout": "60s",
+    "distributed.scheduler.worker-ttl": "60 minutes",
+    "distributed.comm.timeouts.connect": "120s",
+    "distributed.comm.timeouts.tcp": "300s",
+}
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}
 JOBS = 10  # of a queue at a time, unless told otherwise
 
@@ -86,6 +95,28 @@ def _local(workers: int | None):
         dashboard_address="127.0.0.1:0" if has_dashboard() else None,
         silence_logs=logging.CRITICAL,
     )
+
+
+@contextmanager
+def _healed(cluster) -> Iterator[None]:
+    """While the block runs, replace workers that are lost for good.
+
+    A worker that is killed is started again by its nanny. But on a busy computer that can take so long that Dask gives
+    the nanny up, and it does not start another one by itself: without workers, a sweep would wait for ever.
+    """
+    over, wanted = threading.Event(), len(cluster.worker_spec)
+
+    def heal() -> None:
+        while not over.wait(HEAL_SECONDS):
+            cluster.scale(wanted)
+
+    thread = threading.Thread(target=heal, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def has_dashboard() -> bool:

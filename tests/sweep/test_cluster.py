@@ -54,6 +54,19 @@ def test_runs_of_a_cluster_that_was_there_and_stays(scheduler, measure, toy, tmp
     assert marked() == []
 
 
+def test_a_worker_that_is_lost_for_good_is_replaced(monkeypatch, measure, tmp_path):
+    """As on a busy computer, where Dask gives up a worker that starts too slowly."""
+    monkeypatch.setattr(cluster, "HEAL_SECONDS", 0.5)
+    monkeypatch.setitem(cluster.PATIENT, "distributed.deploy.lost-worker-timeout", "1s")
+    with cluster.connect(workers=1) as client:
+        before = set(client.nthreads())
+        [nanny] = client.cluster.workers.values()
+        client.sync(nanny.close)
+        grid = {"name": "g", "detectors": ["A"]}
+        table = sweep.run(grid, client, output=tmp_path / "out", measure=measure, progress=False)
+        assert set(table["run_worker"]) == set(client.nthreads()) and not before & set(client.nthreads())
+
+
 def test_a_scheduler_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(cluster, "SECONDS_TO_JOIN", 2)
     with pytest.raises(BadInput, match=r"\[scheduler\] no Dask scheduler answers at tcp://127.0.0.1:9"):
