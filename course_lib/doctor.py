@@ -41,7 +41,14 @@ def report() -> list[Finding]:
 
 
 def check() -> None:
-    """Print one line if everything is there, else a line for each thing that is not. For the first cell of a lesson."""
+    """Print one line if everything is there, else a line for each thing that is not. For the first cell of a lesson.
+
+    Raises:
+        BadInput: a parameter of the lesson that runs cannot be used (plain papermill puts in whatever it is given).
+    """
+    from course_lib.lessons.parameters import check_namespace
+
+    check_namespace()
     amiss = [finding for finding in report() if not finding.ok]
     print("\n".join(f"{f.what}: {f.found}. {f.remedy}" for f in amiss) or "Everything that the course needs is there.")
 

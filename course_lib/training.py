@@ -83,7 +83,7 @@ def fit(
             if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
                 run.save(Path(checkpoint))
     detector.to(memory_format=torch.contiguous_format).eval()
-    return _table(run.history)
+    return history_table(run.history)
 
 
 class _Run:
@@ -97,7 +97,7 @@ class _Run:
         detector.to(memory_format=self.layout)
         self.optimizers = detector.configure_optimizers()
         for optimizer in self.optimizers:
-            optimizer.register_step_pre_hook(_clip_gradients)
+            optimizer.register_step_pre_hook(clip_gradients)
         self.step = 0
         self.history: dict[str, list[float]] = {"step": [], "seconds": []}
         self.identity = {
@@ -113,9 +113,9 @@ class _Run:
     def advance(self) -> dict[str, float]:
         """Take one step and record it; returns the losses."""
         started = time.perf_counter()
-        images = _batch(self.slices, batch_indices(len(self.slices), self.batch_size, self.seed, self.step))
+        images = take_batch(self.slices, batch_indices(len(self.slices), self.batch_size, self.seed, self.step))
         images = images.to(self.device, memory_format=self.layout)  # (B, 1, H, W)
-        torch.manual_seed(_mix(self.seed, self.step))
+        torch.manual_seed(mix_seeds(self.seed, self.step))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             losses = self.detector.training_step(images, self.optimizers)
         losses = {name: float(loss) for name, loss in losses.items()}
@@ -229,21 +229,23 @@ def _fit_closed_form(detector: Detector, slices: SliceSet | Tensor, device: torc
     started = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        detector.cpu().fit(_batch(slices, np.arange(len(slices))).cpu())
+        detector.cpu().fit(take_batch(slices, np.arange(len(slices))).cpu())
     detector.to(device).eval()
-    return _table({"step": [1], "seconds": [time.perf_counter() - started]})
+    return history_table({"step": [1], "seconds": [time.perf_counter() - started]})
 
 
-def _batch(slices: SliceSet | Tensor, indices: np.ndarray) -> Tensor:
+def take_batch(slices: SliceSet | Tensor, indices: np.ndarray) -> Tensor:
+    """Some images, `(B, 1, H, W)`."""
     return slices[torch.from_numpy(indices)] if isinstance(slices, Tensor) else slices.batch(indices)
 
 
-def _clip_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
+def clip_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Shrink the gradient of all of an optimizer's parameters to the norm `LARGEST_GRADIENT`; a hook before its step."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
 
 
-def _mix(seed: int, step: int) -> int:
+def mix_seeds(seed: int, step: int) -> int:
     """One 63-bit seed out of two numbers."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -260,7 +262,8 @@ def _bar(start: int, steps: int, detector: Detector, progress: bool):
     return tqdm(total=steps, initial=start, desc=name, unit="step", leave=False, disable=not progress, mininterval=0.5)
 
 
-def _table(history: dict[str, list[float]]) -> pd.DataFrame:
+def history_table(history: dict[str, list[float]]) -> pd.DataFrame:
+    """The history as a table: `step`, the losses, `seconds`."""
     import pandas as pd
 
     losses = [name for name in history if name not in ("step", "seconds")]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from course_lib.detectors.base import Detector
 from course_lib.distributed.batch_norm import batch_norm_shared
 from course_lib.errors import BadInput
-from course_lib.training import _batch, _clip_gradients, _mix, _table, batch_indices
+from course_lib.training import take_batch, clip_gradients, mix_seeds, history_table, batch_indices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def train(
     for optimizer in optimizers:
         if not _has_default_step(detector):
             optimizer.register_step_pre_hook(_average_gradients)
-        optimizer.register_step_pre_hook(_clip_gradients)
+        optimizer.register_step_pre_hook(clip_gradients)
     history: dict[str, list[float]] = {"step": [], "seconds": []}
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -72,14 +72,14 @@ def train(
         bar = stack.enter_context(_bar(detector, steps, progress and rank == 0))
         for step in range(steps):
             mine = batch_indices(len(slices), batch_size, seed, step)[rank::world]
-            torch.manual_seed(_mix(seed, step) if world == 1 else _mix(_mix(seed, step), rank))
-            losses = detector.training_step(_batch(slices, mine).to(device), optimizers)
+            torch.manual_seed(mix_seeds(seed, step) if world == 1 else mix_seeds(mix_seeds(seed, step), rank))
+            losses = detector.training_step(take_batch(slices, mine).to(device), optimizers)
             _record(history, detector, step, losses, time.perf_counter() - started)
             if step == 0 or step + 1 == steps or (step + 1) % CHECK_EVERY == 0:
                 _check_equal(detector)
             bar.update()
     detector.eval()
-    return _table(history)
+    return history_table(history)
 
 
 def _check(detector: Detector, slices: SliceSet | Tensor, batch_size: int, world: int) -> None:

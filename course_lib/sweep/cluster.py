@@ -76,10 +76,10 @@ def connect(
         return
     # One task a worker and none in its queue: a task is not to be blamed for the death of a worker that another kills.
     own = {"distributed.scheduler.allowed-failures": deaths, "distributed.scheduler.worker-saturation": 1.0}
-    with dask.config.set(own), _queue(queue, settings) if queue else _local(workers) as cluster:
+    with dask.config.set(PATIENT | own), _queue(queue, settings) if queue else _local(workers) as cluster:
         if queue:
             cluster.adapt(minimum=0, maximum=workers or JOBS)
-        with Client(cluster) as client:
+        with Client(cluster) as client, nullcontext() if queue else _healed(cluster):
             yield client
 
 

@@ -361,9 +361,9 @@ display(story.style.format(precision=2))
 # %%
 lesson.reveal("idea", max(best_of, key=best_of.get))
 lesson.say(
-    "Idea B is the disappointment. The network that sees more has {b_stroke} on stroke, and {m_stroke} without. A map "
-    "that is right about so many made-up anomalies is an easy answer: the network leans on it, and looks less at the "
-    "image. What it gains is what depends on the place: resection {b_res} for {m_res}.",
+    "Look closer at idea B. The network that sees more has {b_stroke} on stroke, and {m_stroke} without. A map that is "
+    "right about so many made-up anomalies is an easy answer: a network that leans on it looks less at the image. What "
+    "it can gain is what depends on the place: resection {b_res} for {m_res}.",
     **{
         f"{short}_{key}": f"{found[name].get(family, float('nan')):.2f}"
         for short, name in (("b", "B: network with offsets"), ("m", "made-up anomalies"))
@@ -515,7 +515,8 @@ lesson.reveal("drop", float(ours["held_out"] - ours["public"]))
 moves = (standing["held_out"] - standing["public"]).to_numpy()
 lesson.claim(
     "no entry collapses",
-    "No entry loses more than 0.1 from test to held-out people: none was chosen on either (value: the largest loss).",
+    "No entry loses more than 0.1 from test to held-out people: none was chosen on either (value: the least change, "
+    "held-out less test).",
     bool(moves.min() > -0.1),
     value=float(moves.min()),
     because="so few people differ by this much from so few others",
