@@ -240,7 +240,7 @@ def take_batch(slices: SliceSet | Tensor, indices: np.ndarray) -> Tensor:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Shrink the gradient of all of an optimizer's parameters to the norm `LARGEST_GRADIENT`; a hook before its step."""
+    """Shrink the gradient over an optimizer's parameters to the norm `LARGEST_GRADIENT`; a hook before its step."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from course_lib.detectors.base import Detector
 from course_lib.distributed.batch_norm import batch_norm_shared
 from course_lib.errors import BadInput
-from course_lib.training import take_batch, clip_gradients, mix_seeds, history_table, batch_indices
+from course_lib.training import batch_indices, clip_gradients, history_table, mix_seeds, take_batch
 
 if TYPE_CHECKING:
     import pandas as pd
