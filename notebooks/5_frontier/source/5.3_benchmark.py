@@ -490,7 +490,7 @@ if real is not None:
     carried = np.array([kendalltau(a, b).statistic for a, b in zip(draws, real_draws[:, index], strict=True)])
     low, high = np.quantile(carried, [0.025, 0.975])
     lesson.claim(
-        "real: the order carries over",
+        "real stroke: the order carries over",
         "The order on simulated people says something about the order on real strokes: Kendall's tau lies above 0.",
         bool(low > 0),
         value=float(np.clip(kendalltau(mean, real_mean[names]).statistic, low, high)),
