@@ -56,7 +56,10 @@ fig, axes = plt.subplots(2, len(rows), figsize=(8, 3.4), layout="constrained")
 for k, row in enumerate(rows):
     axes[0, k].imshow(test.images[row], cmap="gray", vmin=0, vmax=1.2)
     axes[0, k].contour(test.masks[row], [0.5], colors="#56B4E9", linewidths=1)
-    axes[1, k].imshow(test_maps[row] * test.brains[row], cmap="magma", vmin=0, vmax=1.2)
+    shown = axes[1, k].imshow(test_maps[row] * test.brains[row], cmap="magma", vmin=0, vmax=1.2)
+axes[0, 0].set_title("slice, lesion outlined", loc="left", fontsize=9)
+axes[1, 0].set_title("anomaly map", loc="left", fontsize=9)
+fig.colorbar(shown, ax=axes[1], label="anomaly")
 for ax in axes.flat:
     ax.axis("off")
 

@@ -256,6 +256,8 @@ mine = train(new_detector(0), batch(train_people.images))
 test_images, validation_images = batch(test_people.images), batch(validation_people.images)
 rows = np.flatnonzero(test_people.table["lesion_px"] > 0)[[0, 3, 6, 24, 27, 30]]
 fig, axes = plt.subplots(2, len(rows), figsize=(8, 2.8), layout="constrained")
+axes[0, 0].set_title("slice, lesion outlined", loc="left", fontsize=9)
+axes[1, 0].set_title("my map, each from 0 to its maximum", loc="left", fontsize=9)
 for (above, below), row in zip(axes.T, rows, strict=True):
     above.imshow(test_people.images[row], cmap="gray", vmin=0, vmax=1.2)
     above.contour(test_people.masks[row], [0.5], colors="#56B4E9", linewidths=0.8)
