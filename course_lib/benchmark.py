@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import inspect
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +21,7 @@ from course_lib.images.artefacts import ARTEFACTS
 from course_lib.line_up import Setting, Trained, check_name, fitted, stored, train_by_name
 from course_lib.metrics.curves import rank_metrics
 from course_lib.metrics.scores import HEALTHY, Scores
+from course_lib.references import load
 from course_lib.store import rebuild
 from course_lib.training import fit
 from data_scripts import open_slices
@@ -117,36 +114,10 @@ def find_class(reference: str) -> type[Detector]:
     Raises:
         BadInput: there is no such file, module or class, it cannot be imported, or it is no `Detector`.
     """
-    place, _, name = reference.rpartition(":")
-    try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        kind = getattr(module, name)
-    except Exception as error:  # a student's file may raise anything
-        cause = f"{reference!r} cannot be imported ({type(error).__name__}: {error})."
-        raise BadInput(cause, field="detector", remedy="Write it as module:Class or file.py:Class.") from error
+    kind = load(reference, "detector")
     if not (isinstance(kind, type) and issubclass(kind, Detector)):
         raise BadInput(f"{reference!r} is no subclass of course_lib.detectors.base.Detector.", field="detector")
     return kind
-
-
-def _from_file(path: Path):
-    """The module in a file, imported once."""
-    path = path.resolve()
-    name = f"detector_file_{path.stem}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
-    specification = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    try:
-        specification.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def test_slices(slices, data: str, heights: int):

@@ -109,9 +109,9 @@ def record_numbers(records: Path) -> pd.DataFrame:
 
 def _detector(job: dict) -> pd.DataFrame:
     """Train and measure a detector."""
-    from course_lib.sweep.references import load
+    from course_lib.references import load
 
-    measured = load(job["measure"])(job["target"], **job["parameters"])
+    measured = load(job["measure"], "measure")(job["target"], **job["parameters"])
     if not isinstance(measured, pd.DataFrame):
         raise TypeError(f"{job['measure']} returned a {type(measured).__name__}, not a DataFrame.")
     return measured.reset_index(drop=True)

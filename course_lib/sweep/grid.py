@@ -277,7 +277,7 @@ def _keywords(grid: _Grid, measure: str) -> set[str]:
     """The keyword arguments of the function of a detector run."""
     import inspect
 
-    from course_lib.sweep.references import load
+    from course_lib.references import load
 
     try:
         return set(inspect.signature(load(measure)).parameters) - {"detector"}
