@@ -215,11 +215,11 @@ def do_runs(
     from tqdm.auto import tqdm
 
     session, library = uuid.uuid4().hex[:12], library_digest()
+    jobs = [_job(one, folder, session, sweep.measure, library, limits, again) for one in todo]
     mark = folders.session_file(folder, session)
     mark.write_text("")
     try:
         cluster.check_workers(client, [mark])
-        jobs = [_job(one, folder, session, sweep.measure, library, limits, again) for one in todo]
         with tqdm(total=len(jobs), unit="run", desc=sweep.name, disable=not progress) as bar:
             for job, future in completed(client, attempt, jobs, retries=retries):
                 states[job["id"]] = _state(future)
@@ -229,6 +229,10 @@ def do_runs(
     finally:
         mark.unlink(missing_ok=True)  # attempts that are still at work give up
         folders.clear(folder, session)
+        for job in jobs:  # of a sweep that is stopped: some were done, and word of it was still on its way
+            done = folders.finished(folder, job["id"], job["key"])
+            if job["id"] not in states and done and done["session"] == session:
+                states[job["id"]] = done | {"status": "done"}
 
 
 def _job(one: Run, folder: Path, session: str, measure: str, library: str, limits: Mapping, again: bool) -> dict:

@@ -56,9 +56,8 @@ def test_sixty_runs_with_workers_killed_at_random_give_the_undisturbed_table(toy
 def start(*arguments) -> subprocess.Popen:
     """The command line, as a terminal starts it."""
     command = [sys.executable, "-m", "course_lib.sweep", *map(str, arguments)]
-    return subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
 
 
 @pytest.mark.timeout(900)

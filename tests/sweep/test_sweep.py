@@ -63,6 +63,20 @@ def test_each_wrong_run_costs_itself_only(do, client, toy, tmp_path, marked):
     assert marked() == []
 
 
+def test_a_run_whose_end_was_not_heard_of_before_the_sweep_was_stopped_counts(do, toy, tmp_path, monkeypatch):
+    def stopped(client, function, jobs, retries):
+        function(jobs[0])
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(sweep_module, "completed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        do({"notebook": str(toy), "seed": [1, 2]})
+    close_idle()
+    assert sweep.read_runs(tmp_path / "out")["status"].tolist() == ["done", "not run"]
+    assert sweep.read_results(tmp_path / "out")["seed"].tolist() == [1] * 3
+
+
 def test_detector_runs_get_fresh_processes_and_one_that_ends_costs_itself(do, measure, tmp_path, marked):
     grid = {"detectors": ["A", "raises", "ends", "B"], "seed": [0, 1], "parameters": {"heights": 2}}
     with pytest.warns(UserWarning, match="4 of 8 runs failed"):
