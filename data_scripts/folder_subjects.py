@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -303,19 +303,19 @@ def pair_masks(
         Outcomes of what is not used. One of a mask without `subject` may be of any image.
     """
     outcomes: list[Outcome] = []
-    people = [*scans, *(subject.image for subject in subjects)]
+    own = _grouped(subjects, lambda subject: _who(subject.image))
+    of_others, people = set(map(_who, others)), {*own, *map(_who, scans)}
     unclear: dict[str, BadInput] = {}
     for mask in masks:
-        found = _candidates(mask, subjects)
+        found = _candidates(mask, own.get(_who(mask), []), subjects)
         file = relative(mask.path, root)
-        if not found and any(_same(mask, other) for other in others):
+        if not found and _who(mask) in of_others:
             outcomes.append(Outcome(file, mask.role, "skipped", notes=["its image has another contrast"]))
         elif not found:
             error = BadInput(
                 "belongs to no image.", field="name", remedy="Give mask and image the same sub-X (or patientNN) part."
             )
-            person = mask.person if any(_same(mask, image) for image in people) else ""
-            outcomes.append(Outcome.refused(file, mask.role, error, person))
+            outcomes.append(Outcome.refused(file, mask.role, error, mask.person if _who(mask) in people else ""))
         elif len(found) > 1 or getattr(found[0], mask.role) is not None:
             what = ", ".join(subject.name for subject in found)
             cause = f"could belong to {what}." if len(found) > 1 else f"is a second {mask.role} mask of {what}."
@@ -332,19 +332,27 @@ def pair_masks(
                 error.remedy = unclear[subject.name].remedy
                 outcomes.append(Outcome.refused(relative(part.path, root), part.role, error, subject.name))
     used = {id(subject.lesion) for subject in subjects}
-    left = [mask for mask in masks if mask.role == "lesion" and id(mask) not in used]
+    left = {_who(mask) for mask in masks if mask.role == "lesion" and id(mask) not in used}
+    equal = _grouped(scans, lambda scan: scan.digest)
     for subject in subjects:
-        equal = [subject.image, *(scan for scan in scans if scan.digest == subject.image.digest)]
-        subject.suspect = subject.lesion is None and any(_same(mask, image) for mask in left for image in equal)
+        images = [subject.image, *equal.get(subject.image.digest, [])]
+        subject.suspect = subject.lesion is None and not left.isdisjoint(map(_who, images))
     return outcomes
 
 
-def _same(one: Found, other: Found) -> bool:
-    return one.person.casefold() == other.person.casefold()
+def _who(one: Found) -> str:
+    return one.person.casefold()
 
 
-def _candidates(mask: Found, subjects: list[Subject]) -> list[Subject]:
-    own = [subject for subject in subjects if _same(mask, subject.image)]
+def _grouped(items: Iterable, key: Callable[[object], str]) -> dict[str, list]:
+    groups: dict[str, list] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _candidates(mask: Found, own: list[Subject], subjects: list[Subject]) -> list[Subject]:
+    """The subjects that a mask may be of, from those of its person (`own`), else from all."""
     exact = [subject for subject in own if subject.image.visit.casefold() == mask.visit.casefold()]
     if exact:
         return exact

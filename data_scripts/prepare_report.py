@@ -111,6 +111,7 @@ def _write_sheet(path: Path, folder: Path, table: pd.DataFrame) -> None:
     figure.subplots_adjust(0.005, 0.12 / rows, 0.995, 1 - 0.12 / rows, wspace=0.04, hspace=0.16)
     with atomic_write(path) as part:
         figure.savefig(part, dpi=110, facecolor="black", metadata={"Software": None})
+    figure.clear()  # or the next page is drawn while this one still fills the memory
 
 
 def _panel(axes, folder: Path, row) -> None:
