@@ -1,4 +1,4 @@
-"""Process settings: what makes torch fast on small, busy machines, seeds, and the choice of a device."""
+"""Process settings: what makes torch fast on small, busy machines, cores, seeds, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def tune_allocator() -> bool:
     libc = ctypes.CDLL(None)
     taken = [libc.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD), libc.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)]
     return all(taken)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_everything(seed: int) -> None:

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -28,6 +27,7 @@ from course_lib.errors import BadInput
 from course_lib.files import data_folder
 from course_lib.images import anatomy, artefacts, bids, pathology
 from course_lib.images.volumes import normalise, write_volume
+from course_lib.runtime import cores
 
 GENERATOR = "1"  # raise it when the images of a given seed change
 PROFILES = ("quick", "standard", "full")
@@ -115,7 +115,7 @@ def make_cohort(
     plan = cohort_plan(profile, subjects, groups)
     _claim(folder, seed)
     missing = [name for name in plan["participant_id"] if not is_complete(folder, name)]
-    workers = min(workers or _cores(), max(len(missing), 1)) if missing else 1
+    workers = min(workers or cores(), max(len(missing), 1)) if missing else 1
     done = len(plan) - len(missing)
     with tqdm(total=len(plan), initial=done, desc="atlas cohort", unit="subject", disable=not progress) as bar:
         for _ in _run(partial(make_subject, folder, seed), missing, workers):
@@ -202,11 +202,6 @@ def _run(task, names: list[str], workers: int) -> Iterable[str]:
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(folder: Path, seed: int) -> None:

@@ -21,7 +21,6 @@ Research and teaching only, not for diagnosis.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from course_lib.errors import BadInput
 from course_lib.files import data_folder
 from course_lib.images import bids
 from course_lib.images.registration import has_simpleitk, import_simpleitk
+from course_lib.runtime import cores
 from data_scripts import folder_subjects as subjects_of
 from data_scripts.dicom_series import find_series
 from data_scripts.folder_subjects import Found, Outcome, Subject
@@ -257,7 +257,7 @@ def _prepare_all(
     todo = [s for s in subjects if s.name not in kept]
     results: dict[str, tuple] = {name: (known, None) for name, known in kept.items()}
     with tqdm(total=len(subjects), initial=len(kept), desc=folder.name, unit="scan", disable=not progress) as bar:
-        for name, known, error in attempt_all(folder, settings, todo, workers or _cores(), scheduler):
+        for name, known, error in attempt_all(folder, settings, todo, workers or cores(), scheduler):
             bar.update()
             results[name] = (known, error)
     for subject in subjects:
@@ -265,11 +265,6 @@ def _prepare_all(
         outcomes += _outcomes(subject, known, error, "unchanged" if subject.name in kept else "prepared", images)
         if known:
             yield subject.name, known
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _outcomes(subject: Subject, known: dict | None, error: BadInput | None, status: str, images: Path) -> list[Outcome]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import psutil
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -26,10 +27,14 @@ from course_lib.lessons import pages, tables
 from course_lib.lessons.anatomy import promised_cost
 from course_lib.lessons.catalog import NOTEBOOKS, LessonFiles, lessons
 from course_lib.lessons.memory import PeakMemory
+from course_lib.lessons.processes import side_by_side
 from course_lib.lessons.run import LessonFailed, read_notebook, run
 from course_lib.library import library_digest, real_data
+from course_lib.runtime import cores
 from course_lib.teaching.record import read_record
 from data_scripts import PROFILES
+
+LESSON_GIB = 4  # free memory that a lesson is given: most promise to stay under 3
 
 
 class Course:
@@ -50,61 +55,80 @@ class Course:
         self.records: list[dict] = []
         self.failures: list[str] = []
 
-    def run(self, chosen: list[LessonFiles]) -> None:
-        """Run the lessons that are not done, one after another; one that fails does not stop the others."""
+    def run(self, chosen: list[LessonFiles], workers: int = 1) -> None:
+        """Run the lessons that are not done, in order; one that fails does not stop the others.
+
+        Args:
+            chosen: the lessons.
+            workers: how many run at a time. Two that need the same trained network wait for one another.
+        """
         os.environ["LEARNING_NORMAL_RECORDS"] = str(self.output / "records")  # for the kernels
+        done = {}
         with tqdm(total=len(chosen), unit="lesson", disable=not sys.stderr.isatty()) as bar:
-            for lesson in chosen:
-                bar.set_description(lesson.name)
-                try:
-                    self._run_one(lesson, bar)
-                except (BadInput, LessonFailed) as error:
-                    self.failures.append(str(error))
-                    self._tell(bar, f"{lesson.name}: FAILED. {error}")
+            for lesson, result in self._results(chosen, workers, bar):
+                if isinstance(result, dict):
+                    done[lesson.name] = result
+                else:
+                    known = isinstance(result, (BadInput, LessonFailed))
+                    self.failures.append(str(result) if known else f"{lesson.name}: {type(result).__name__}: {result}")
+                    self._tell(bar, f"{lesson.name}: FAILED. {self.failures[-1]}")
                 bar.update()
+        for lesson in (one for one in chosen if one.name in done):  # in their order, not in that of their ends
+            notebook = read_notebook(lesson.notebook)
+            minutes, gib = promised_cost(notebook) or (None, None)
+            promised = {"promised_minutes": minutes, "promised_gib": gib}
+            self.cost.append({"name": lesson.name, "title": pages.title(notebook)} | done[lesson.name] | promised)
+            self.records.append(read_record(self._record(lesson)))
 
     def finish(self) -> None:
         """Write the tables and the list of lessons."""
         tables.write_tables(self.output, self.records, self.cost)
         pages.write_index(self.output / "lessons", self.cost, self.profile)
 
-    def _run_one(self, lesson: LessonFiles, bar: tqdm) -> None:
-        notebook = read_notebook(lesson.notebook)
-        mark = self.output / "records" / f"{lesson.name}.done.json"
-        key = self._key(notebook)
-        done = _read_mark(mark)
-        if self.fresh or done.get("key") != key or not self._complete(lesson):
-            mark.unlink(missing_ok=True)
-            done = {"key": key} | self._execute(lesson, bar)
-            with atomic_write(mark) as part:
-                part.write_text(json.dumps(done, indent=1), encoding="utf-8")
-            self._tell(bar, f"{lesson.name}: {done['minutes']:.1f} minutes, {done['memory_gib']:.2f} GiB")
-        else:
+    def _results(self, chosen: list[LessonFiles], workers: int, bar: tqdm) -> Iterator[tuple[LessonFiles, object]]:
+        """Each lesson with its minutes and memory, or with the error that ended it."""
+        kept = {lesson: done for lesson in chosen if (done := self._kept(lesson))}
+        for lesson, done in kept.items():
             self._tell(bar, f"{lesson.name}: done before, nothing has changed")
-        minutes, gib = promised_cost(notebook) or (None, None)
-        promised = {"promised_minutes": minutes, "promised_gib": gib}
-        self.cost.append({"name": lesson.name, "title": pages.title(notebook)} | done | promised)
-        del self.cost[-1]["key"]
-        self.records.append(read_record(self._record(lesson)))
+            yield lesson, done
 
-    def _execute(self, lesson: LessonFiles, bar: tqdm) -> dict:
-        """Run a lesson and write its page; returns minutes and memory."""
-        self._tell(bar, f"{lesson.name}: running")
-        self._record(lesson).unlink(missing_ok=True)
-        started = time.perf_counter()
+        def tell(lesson: LessonFiles) -> None:
+            self._tell(bar, f"{lesson.name}: running")
+
+        todo = [lesson for lesson in chosen if lesson not in kept]
+        for lesson, result in side_by_side(self.execute, todo, workers, tell):
+            if isinstance(result, dict):
+                self._tell(bar, f"{lesson.name}: {result['minutes']:.1f} minutes, {result['memory_gib']:.2f} GiB")
+            yield lesson, result
+
+    def _kept(self, lesson: LessonFiles) -> dict | None:
+        """Minutes and memory of an earlier run from the same text, parameters and code."""
+        whole = lesson.notebook.exists() and self._page(lesson).exists() and self._record(lesson).exists()
+        if self.fresh or not whole:
+            return None
+        done = _read_mark(self._mark(lesson))
+        return done if done.pop("key", None) == self._key(read_notebook(lesson.notebook)) else None
+
+    def execute(self, lesson: LessonFiles) -> dict:
+        """Run a lesson and write its page; returns its minutes and memory.
+
+        Raises:
+            BadInput: it is not built.
+            LessonFailed: it did not run to its end.
+        """
+        for left in (self._mark(lesson), self._record(lesson)):
+            left.unlink(missing_ok=True)
+        key, page, started = self._key(read_notebook(lesson.notebook)), self._page(lesson), time.perf_counter()
         with PeakMemory() as memory:
-            executed = run(
-                lesson.notebook,
-                self._page(lesson).with_suffix(".ipynb"),
-                self.parameters,
-                on_cell=lambda index, _: bar.set_postfix_str(f"cell {index}"),
-                drive=self.drive,
-            )
+            executed = run(lesson.notebook, page.with_suffix(".ipynb"), self.parameters, drive=self.drive)
         minutes = (time.perf_counter() - started) / 60
         if not self._record(lesson).exists() or not read_record(self._record(lesson))["complete"]:
             raise LessonFailed(f"{lesson.name}: it ended without lesson.summary(), so its record is not complete.")
-        pages.write_page(executed, self._page(lesson))
-        return {"minutes": round(minutes, 2), "memory_gib": round(memory.mib / 1024, 2)}
+        pages.write_page(executed, page)
+        done = {"minutes": round(minutes, 2), "memory_gib": round(memory.mib / 1024, 2)}
+        with atomic_write(self._mark(lesson)) as part:
+            part.write_text(json.dumps({"key": key} | done, indent=1), encoding="utf-8")
+        return done
 
     def _key(self, notebook: nbformat.NotebookNode) -> str:
         """A digest of all that a lesson's run depends on."""
@@ -112,14 +136,14 @@ class Course:
         inputs = [cells, self.parameters, self.library, real_data(), self.drive]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
-    def _complete(self, lesson: LessonFiles) -> bool:
-        return self._page(lesson).exists() and self._record(lesson).exists()
-
     def _page(self, lesson: LessonFiles) -> Path:
         return self.output / "lessons" / f"{lesson.name}.html"
 
     def _record(self, lesson: LessonFiles) -> Path:
         return self.output / "records" / f"{lesson.number}.json"
+
+    def _mark(self, lesson: LessonFiles) -> Path:
+        return self.output / "records" / f"{lesson.name}.done.json"
 
     @staticmethod
     def _tell(bar: tqdm, text: str) -> None:
@@ -133,6 +157,17 @@ def _read_mark(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def how_many(wanted: int | None = None) -> int:
+    """How many lessons run at a time: what is wanted, else one a core, as far as the free memory goes.
+
+    Raises:
+        BadInput: less than one is wanted.
+    """
+    if wanted is not None and wanted < 1:
+        raise BadInput(f"workers is 1 or more, not {wanted}.", field="workers")
+    return wanted or max(1, min(cores(), int(psutil.virtual_memory().available / 2**30 / LESSON_GIB)))
 
 
 def print_tables(course: Course) -> None:
@@ -155,6 +190,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="given to every lesson")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--only", nargs="+", metavar="LESSON", help="numbers such as 2.1, or of parts such as 2")
+    parser.add_argument("--workers", type=int, help="lessons at a time (default: one a core, as far as memory goes)")
     parser.add_argument("--output", type=Path, help="folder of pages and tables (default: output/<profile>)")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of parts and of claims.tsv")
     parser.add_argument("--fresh", action="store_true", help="run lessons again even if nothing has changed")
@@ -165,11 +201,11 @@ def main() -> None:
     parameters = {name: getattr(arguments, name) for name in ("profile", "seed", "device")}
     course = Course(output, parameters, arguments.fresh, arguments.drive)
     try:
-        chosen = lessons(arguments.notebooks, arguments.only)
+        workers, chosen = how_many(arguments.workers), lessons(arguments.notebooks, arguments.only)
         with alone(output):
             if arguments.notebooks == NOTEBOOKS:  # lessons of another folder make what they need
                 make_atlas(arguments.profile)
-            course.run(chosen)
+            course.run(chosen, workers)
             course.finish()
     except BadInput as error:
         sys.exit(f"{error}")

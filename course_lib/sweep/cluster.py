@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ import yaml
 
 from course_lib.errors import BadInput
 from course_lib.library import library_digest
+from course_lib.runtime import cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,11 +37,6 @@ PATIENT = {
 }
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}
 JOBS = 10  # of a queue at a time, unless told otherwise
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def tiny(monkeypatch):
         ("test", "spike"): (1, 2, 2),
     }
     monkeypatch.setattr(make_atlas_cohort, "SIZES", sizes)
-    monkeypatch.setattr(make_atlas_cohort, "_cores", lambda: 1)
+    monkeypatch.setattr(make_atlas_cohort, "cores", lambda: 1)
 
 
 def subject_level(slices: SliceSet) -> bool:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from course_lib.errors import BadInput
 from course_lib.lessons import course as course_module
 from course_lib.lessons import tables
 from course_lib.lessons.build import build
-from course_lib.lessons.catalog import lessons
+from course_lib.lessons.catalog import LessonFiles, lessons
 from course_lib.lessons.course import Course
 
 
@@ -20,10 +22,10 @@ def run_course(toy, tmp_path, monkeypatch):
     for lesson in lessons(toy):
         build(lesson)
 
-    def run(**parameters) -> Course:
+    def run(workers: int = 1, **parameters) -> Course:
         given = {"profile": "quick", "seed": 0, "device": "cpu"} | parameters
         course = Course(tmp_path / "output", given)
-        course.run(lessons(toy))
+        course.run(lessons(toy), workers)
         course.finish()
         return course
 
@@ -80,6 +82,39 @@ def test_one_lesson_that_fails_does_not_stop_the_others(run_course, toy, capsys)
     assert len(course.records) == 1
     assert course_module.conclude(course, accept=False) == 1
     assert "1 lessons done, 1 failed" in capsys.readouterr().out
+
+
+def test_lessons_side_by_side_leave_what_lessons_in_turn_leave(run_course, toy, tmp_path, capsys):
+    (first,) = lessons(toy)
+    for number, cell in (("9.2", "1 / 0"), ("9.3", "print(object())")):
+        text = first.source.read_text(encoding="utf-8").replace("9.1", number).replace("print(object())", cell)
+        other = LessonFiles(first.source.with_name(f"{number}_toy.py"))
+        other.source.write_text(text, encoding="utf-8")
+        notebook = json.loads(first.notebook.read_text(encoding="utf-8").replace("9.1", number))
+        for made in notebook["cells"]:
+            made["source"] = [line.replace("print(object())", cell) for line in made["source"]]
+        other.notebook.write_text(json.dumps(notebook), encoding="utf-8")
+    course = run_course(workers=2)
+    assert [row["name"] for row in course.cost] == ["9.1_toy", "9.3_toy"]
+    assert [record["lesson"] for record in course.records] == ["9.1", "9.3"]
+    assert all(0.05 < row["memory_gib"] < 1 for row in course.cost)  # each its own kernel's, not both
+    assert len(course.failures) == 1 and "9.2_toy.ipynb: cell" in course.failures[0]
+    assert capsys.readouterr().out.count("running") == 3
+    again = run_course()
+    assert capsys.readouterr().out.count("done before") == 2
+    assert again.cost == course.cost
+
+
+def test_how_many_lessons_at_a_time(monkeypatch):
+    assert course_module.how_many(7) == 7
+    monkeypatch.setattr(course_module, "cores", lambda: 4)
+    for gib, workers in ((64, 4), (11.9, 2), (3, 1)):
+        monkeypatch.setattr(
+            course_module.psutil, "virtual_memory", lambda gib=gib: SimpleNamespace(available=gib * 2**30)
+        )
+        assert course_module.how_many() == workers
+    with pytest.raises(BadInput, match="workers is 1 or more, not 0"):
+        course_module.how_many(0)
 
 
 def record(holds: bool, name: str = "a") -> dict:
