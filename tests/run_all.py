@@ -6,6 +6,7 @@ the next one starts from the beginning.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +39,7 @@ def stages() -> dict[str, list[str]]:
         "lessons": [*course, "--profile", "quick", "--drive", "--output", str(OUTPUT / "quick")],
         # Once more, in fresh kernels: outputs of cells tagged nbval-check-output have to be the same.
         "lessons again": [*pytest, "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "*"],
-        "tests": [*pytest, "tests"],
+        "tests": [*pytest, "--durations=15", "tests"],
     }
 
 
@@ -86,7 +88,26 @@ def dealt(command: list[str]) -> list[list[str]]:
         files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
     else:
         return [command]
-    return [[*command[:-1], *half] for half in (files[::2], files[1::2]) if half]
+    return [[*command[:-1], *half] for half in halves(files, minutes()) if half]
+
+
+def minutes() -> dict[str, float]:
+    """How long each lesson took in the stage before, by name."""
+    try:
+        with open(OUTPUT / "quick" / "cost.csv", encoding="utf-8", newline="") as stream:
+            return {row["name"]: float(row["minutes"]) for row in csv.DictReader(stream)}
+    except FileNotFoundError:
+        return {}
+
+
+def halves(files: list[str], cost: dict[str, float]) -> tuple[list[str], list[str]]:
+    """Two halves that take about as long: the dear files first, each to the lighter half. Unknown costs are equal."""
+    sums, parts = [0.0, 0.0], ([], [])
+    for path in sorted(files, key=lambda path: -cost.get(Path(path).stem, 1.0)):
+        lighter = sums.index(min(sums))
+        sums[lighter] += cost.get(Path(path).stem, 1.0)
+        parts[lighter].append(path)
+    return parts
 
 
 def run(command: list[str]) -> tuple[int, list[str]]:
@@ -95,18 +116,34 @@ def run(command: list[str]) -> tuple[int, list[str]]:
     if not commands:
         print("there are no executed lessons")
         return 1, []
-    summary = []
     with tempfile.TemporaryDirectory(prefix="records-") as records:  # these runs leave the course's tables alone
         environment = os.environ | {"LEARNING_NORMAL_RECORDS": records, "PYTHONUNBUFFERED": "1"}
-        options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
-        running = [subprocess.Popen(each, **options) for each in commands]
-        for process in running:  # what the second prints meanwhile waits in its pipe
-            with process:
-                for line in process.stdout:
-                    print(line, end="", flush=True)
-                    if PASSED.search(line):
-                        summary.append(line.strip())
-    return max(abs(process.returncode) for process in running), summary
+        if len(commands) > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(commands))))
+        later = [tempfile.TemporaryFile() for _ in commands[1:]]  # what the others print while the first is shown
+        options = {"cwd": ROOT, "env": environment}
+        first = subprocess.Popen(commands[0], stdout=subprocess.PIPE, **options)
+        others = [
+            subprocess.Popen(each, stdout=file, **options) for each, file in zip(commands[1:], later, strict=True)
+        ]
+        with first:
+            summary = show(first.stdout)
+        for process, printed in zip(others, later, strict=True):
+            process.wait()
+            printed.seek(0)
+            with printed:
+                summary += show(printed)
+    return max(abs(process.returncode) for process in (first, *others)), summary
+
+
+def show(lines: Iterable[bytes]) -> list[str]:
+    """Print lines as they come; returns pytest's closing ones."""
+    closing = []
+    for line in (raw.decode(errors="replace") for raw in lines):
+        print(line, end="", flush=True)
+        if PASSED.search(line):
+            closing.append(line.strip())
+    return closing
 
 
 def read_state() -> dict:

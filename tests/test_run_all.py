@@ -72,6 +72,25 @@ def test_executed_lessons_are_dealt_out_and_any_failure_counts(runner, broken, c
     assert summary == ["=== 1 passed in 1.ipynb 3.ipynb ===", "=== 1 passed in 2.ipynb ==="]
 
 
+def test_the_dear_lessons_are_shared_out(runner):
+    assert runner.minutes() == {}
+    (runner.OUTPUT / "quick").mkdir()
+    (runner.OUTPUT / "quick" / "cost.csv").write_text('name,title,minutes\n1,"a, b",2.0\n2,c,5.0\n4,d,2.5\n')
+    assert runner.minutes() == {"1": 2.0, "2": 5.0, "4": 2.5}
+    files = [f"x/{number}.ipynb" for number in (1, 2, 3, 4)]
+    assert runner.halves(files, runner.minutes()) == (["x/2.ipynb"], ["x/4.ipynb", "x/1.ipynb", "x/3.ipynb"])
+
+
+def test_what_one_process_prints_does_not_stop_the_other(runner, capfd, monkeypatch):
+    """The second prints more than a pipe holds, then the first waits for its last word."""
+    word = runner.OUTPUT / "word"
+    first = f"import time, pathlib\nwhile not pathlib.Path({str(word)!r}).exists(): time.sleep(0.05)\nprint('first')"
+    second = f"print('x' * 200_000)\nopen({str(word)!r}, 'w').close()"
+    monkeypatch.setattr(runner, "dealt", lambda command: [[sys.executable, "-c", text] for text in (first, second)])
+    assert runner.run([]) == (0, [])
+    assert capfd.readouterr().out == f"first\n{'x' * 200_000}\n"
+
+
 def test_every_file_of_tests_is_dealt_out_once(runner):
     first, second = runner.dealt([sys.executable, "-m", "pytest", "tests"])
     files = first[3:] + second[3:]
