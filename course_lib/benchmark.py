@@ -69,7 +69,7 @@ def measure_run(
     train = slices.select("split == 'train' and family == 'healthy'")
     validation = slices.select("split == 'val' and family == 'healthy'")
     setting = Setting(train, validation, seed, profile, device, bright=data == "stroke")
-    test = test_slices(slices, data, 1 if profile == "full" else 4 if heights is None else heights)
+    test = test_slices(slices, data, heights or (1 if profile == "full" else 4))
     name, trained = train_detector(detector, setting)
     steps = [("smooth", 1)] if setting.bright and isinstance(trained.detector, IntensityThreshold) else list(CLEAN)
     scores = replace(predict(trained.detector, test, steps, name=name), raw=None)

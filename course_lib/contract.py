@@ -37,6 +37,7 @@ def broken_promises(detector: Detector, images: Tensor) -> list[str]:
 
 def _promises(detector: Detector, rebuilt: Detector, images: Tensor) -> list[str]:
     """What is wrong with a trained detector; `rebuilt` is a new one with its hyper-parameters."""
+    images = images.clone()  # the caller's stay as they are, whatever a detector does
     batch = images[:4].clone()
     maps = detector.anomaly_map(batch)
     if maps.shape != (4, *images.shape[2:]):

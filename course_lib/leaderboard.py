@@ -115,7 +115,8 @@ def read_board(path: str | Path | None = None) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(path)[columns]
+        text = {"name": str, "author": str}  # a number, or "NA", is somebody's name too
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])[columns]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"this is no leaderboard ({error}).", file=path) from error
     return table.sort_values("held_out", ascending=False, ignore_index=True)
@@ -196,9 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.command == "enter":
             _enter_notebook(options)
+        print(read_board(options.board).to_string(index=False))
     except (BadInput, SandboxUnavailable) as error:
         parser.exit(2, f"{error}\n")
-    print(read_board(options.board).to_string(index=False))
 
 
 def _enter_notebook(options: argparse.Namespace) -> None:

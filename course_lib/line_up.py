@@ -153,7 +153,7 @@ def _causal(setting: Setting, order: int) -> Trained:
 def _orders(setting: Setting) -> Trained:
     parts = [_causal(setting, order) for order in ORDERS.get(setting.profile, ALL_ORDERS)]
     stages = (parts[0].stages[0], *(part.stages[1] for part in parts))  # one VQ-VAE for all
-    return Trained(Ensemble([part.detector for part in parts]), stages)
+    return Trained(Ensemble([part.detector for part in parts]).eval(), stages)
 
 
 def _masked(setting: Setting) -> Trained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -33,7 +34,8 @@ def _from_file(path: Path):
     """The module in a file. The same object as before if the file is the same: its classes stay comparable."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}")
-    name, stamp = f"own_file_{path.stem}", (str(path), path.stat().st_mtime_ns)
+    place = hashlib.sha256(str(path).encode()).hexdigest()[:8]  # two files may have one name
+    name, stamp = f"own_file_{path.stem}_{place}", path.stat().st_mtime_ns
     known = sys.modules.get(name)
     if getattr(known, "__stamp__", None) == stamp:
         return known

@@ -31,7 +31,7 @@ SUFFIX = {name: name for name in bids.SUFFIXES} | {"T1ce": "T1w"}
 _CONTRAST_WORDS = {
     **dict.fromkeys(("flair", "t2flair"), "FLAIR"),
     **dict.fromkeys(("t1", "t1w", "t1wks", "mprage", "t1n", "bravo", "spgr"), "T1w"),
-    **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1wks+c"), "T1ce"),
+    **dict.fromkeys(("t1ce", "t1c", "t1gd"), "T1ce"),
     **dict.fromkeys(("t2", "t2w"), "T2w"),
     **dict.fromkeys(("pd", "pdw"), "PDw"),
     **dict.fromkeys(("t2star", "t2starw", "swi"), "T2starw"),
@@ -103,11 +103,17 @@ class Outcome:
 def find_files(root: Path) -> tuple[list[Path], list[Path], list[Outcome]]:
     """All NIfTI files under `root`, all files that may be DICOM, and what is refused for where or what it is.
 
-    Links to folders are not followed; links that leave the folder are refused.
+    Links to folders are not followed; links that leave the folder are refused. A folder that cannot be opened counts as
+    a lesion mask that is refused: one of any image may lie in it, and its person must not pass for healthy.
     """
     nifti, dicom, outcomes = [], [], []
     base = root.resolve()
-    for folder, folders, names in os.walk(root):
+
+    def closed(error: OSError) -> None:
+        cause = BadInput(f"this folder cannot be opened ({error.strerror}).", remedy="Check its rights.")
+        outcomes.append(Outcome.refused(relative(Path(error.filename), root), "lesion", cause))
+
+    for folder, folders, names in os.walk(root, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in list(folders):
             path = Path(folder, name)
@@ -221,8 +227,8 @@ def choose_contrast(images: list[Found], wanted: str | None) -> str:
 
 def split_contrast(images: list[Found], contrast: str, wanted: bool) -> tuple[list[Found], list[Found]]:
     """The images of the contrast and the others. With `wanted`, images that do not say theirs belong to it."""
-    chosen = [i for i in images if i.contrast == contrast or (wanted and not i.contrast)]
-    return chosen, [i for i in images if i not in chosen]
+    belongs = [image.contrast == contrast or (wanted and not image.contrast) for image in images]
+    return tuple([image for image, own in zip(images, belongs, strict=True) if own == side] for side in (True, False))
 
 
 def make_subjects(images: list[Found], root: Path) -> tuple[list[Subject], list[Outcome]]:

@@ -228,8 +228,8 @@ def _claim(folder: Path, seed: int) -> None:
         citation=CITATION,
         source="https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009",
         references=["https://doi.org/10.1016/j.neuroimage.2010.07.033"],
+        generated_by=[stamp],
     )
-    bids.write_json(path, bids.read_description(folder) | {"GeneratedBy": [stamp]})
 
 
 def _largest_complete(folder: Path, plan: pd.DataFrame) -> pd.DataFrame:

@@ -125,7 +125,7 @@ def _finish(folder: Path, images: Path, title: str, table: pd.DataFrame, facts: 
     """Write the table, the contact sheet and the report."""
     if len(table):
         bids.write_participants(folder, table, COLUMNS)
-        contact_sheet(folder, table)
+    contact_sheet(folder, table)  # without images: those of an earlier run are removed
     write_report(folder, f"Data set {title}", facts, outcomes)
     if table.empty:
         (folder / "participants.tsv").unlink(missing_ok=True)
@@ -162,8 +162,7 @@ def _claim(folder: Path, images: Path, title: str) -> None:
     if (images / "dataset_description.json").is_file():
         about = bids.read_description(images)
         licence, citation = about.get("License", licence), about.get("HowToAcknowledge", citation)
-    bids.write_description(folder, title, licence=str(licence), citation=str(citation))
-    bids.write_json(path, bids.read_description(folder) | {"GeneratedBy": stamp})
+    bids.write_description(folder, title, licence=str(licence), citation=str(citation), generated_by=stamp)
 
 
 def _check_contrast(folder: Path, chosen: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def contact_sheet(folder: Path, table: pd.DataFrame) -> None:
     sheets = sheet_paths(folder, -(-len(table) // PAGE))
     for place, path in enumerate(sheets):
         _write_sheet(path, folder, table.iloc[place * PAGE : (place + 1) * PAGE])
-    for path in set(folder.glob("contact_sheet*.png")) - set(sheets):
+    ours = {path for path in folder.glob("contact_sheet*.png") if re.fullmatch(r"contact_sheet(_\d+)?\.png", path.name)}
+    for path in ours - set(sheets):
         path.unlink()
 
 

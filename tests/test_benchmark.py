@@ -133,6 +133,29 @@ def test_a_description_that_cannot_be_used_is_refused_before_any_work(given, wor
         check_detector(given)
 
 
+def test_the_heights_that_are_asked_for_go_before_those_of_the_profile(toys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(benchmark, "test_slices", lambda slices, data, heights: asked.append(heights) or slices)
+    for options in ({}, {"profile": "full"}, {"profile": "full", "heights": 2}, {"heights": 1}):
+        measure_run("brightness", **options)
+    assert asked == [4, 1, 2, 1]
+
+
+def test_all_orders_score_in_evaluation_mode_and_stay_so(toys, monkeypatch):
+    monkeypatch.setattr(Setting, "steps", lambda self, quick, standard, full: 2)
+    ensemble = train_by_name("all orders", Setting(*parts(toys), profile="quick")).detector
+    predict(ensemble, parts(toys)[1])
+    assert not any(module.training for module in ensemble.modules())
+
+
+@pytest.mark.parametrize("author", ["1234567", "NA", "None"])
+def test_every_author_is_known_again(toys, tmp_path, author):
+    test, board = benchmark.test_slices(toys, "atlas", 1), tmp_path / "board.csv"
+    detector = train_by_name("brightness", Setting(*parts(toys))).detector
+    looks = [leaderboard.enter(detector, test, test, name="a", author=author, board=board).look for _ in range(2)]
+    assert looks == [1, 2] and leaderboard.read_board(board)["author"].tolist() == [author]
+
+
 def test_the_board_counts_looks_replaces_and_sorts(toys, tmp_path):
     test = benchmark.test_slices(toys, "atlas", 1)
     board = tmp_path / "board.csv"
@@ -165,6 +188,8 @@ def test_a_damaged_board_and_an_entry_without_a_name_are_refused(toys, tmp_path)
     (tmp_path / "board.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BadInput, match="no leaderboard"):
         leaderboard.read_board(tmp_path / "board.csv")
+    with pytest.raises(SystemExit, match="2"):
+        leaderboard.main(["--board", str(tmp_path / "board.csv"), "show"])
     with pytest.raises(BadInput, match="a name and an author"):
         leaderboard.enter(None, None, None, name=" ")
 

@@ -92,7 +92,9 @@ class Raises(Sound):
 )
 def test_a_sound_detector_breaks_nothing_and_stays_as_it_was(detector):
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    assert broken_promises(detector, toy_brains(12)) == []
+    images = toy_brains(12)
+    assert broken_promises(detector, images) == []
+    assert torch.equal(images, toy_brains(12))
     assert all(torch.equal(before[name], value) for name, value in detector.state_dict().items())
 
 
@@ -116,5 +118,7 @@ def test_a_sound_detector_breaks_nothing_and_stays_as_it_was(detector):
 def test_a_broken_promise_is_named(detector, words):
     import re
 
-    found = broken_promises(detector, toy_brains(12))
+    images = toy_brains(12)
+    found = broken_promises(detector, images)
     assert any(re.search(words, sentence) for sentence in found), found
+    assert torch.equal(images, toy_brains(12))

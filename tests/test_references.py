@@ -22,6 +22,10 @@ def test_a_changed_file_and_another_of_the_same_name_are_read(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(f"WHERE = {folder!r}")
     assert [load(f"{tmp_path}/{folder}/mine.py:WHERE") for folder in "aba"] == ["a", "b", "a"]
+    (tmp_path / "a" / "mine.py").write_text("class Kind: where = 'a'")
+    (tmp_path / "b" / "mine.py").write_text("class Kind: where = 'b'")
+    one, other = (load(f"{tmp_path}/{folder}/mine.py:Kind") for folder in "ab")
+    assert one.__module__ != other.__module__ and load(f"{tmp_path}/a/mine.py:Kind") is one
     (tmp_path / "a" / "mine.py").write_text("WHERE = 'changed'")
     os.utime(tmp_path / "a" / "mine.py", ns=(1, 1))
     assert load(f"{tmp_path}/a/mine.py:WHERE") == "changed"

@@ -46,11 +46,11 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
 def _device(device: str, local_rank: int) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput(f"device is auto, cpu or cuda, not {device!r}.", field="device")
-    count = torch.cuda.device_count()
-    if device == "cuda" and local_rank >= count:
+    count, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and max(here, local_rank + 1) > count:  # all processes refuse, so that the first one says why
         remedy = f"Start {count} processes here (--nproc-per-node {count})." if count else "Use --device cpu."
-        raise BadInput(f"process {local_rank} of this computer finds {count} GPUs.", field="device", remedy=remedy)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cause = f"{max(here, local_rank + 1)} processes of this computer find {count} GPUs."
+        raise BadInput(cause, field="device", remedy=remedy)
     if device == "cpu" or count < here:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)

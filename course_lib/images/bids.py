@@ -203,6 +203,7 @@ def write_description(
     source: str = "",
     references: Sequence[str] = (),
     masks: bool = True,
+    generated_by: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write `dataset_description.json` of a data set, and of `derivatives/masks`.
 
@@ -214,6 +215,7 @@ def write_description(
         source: the address of the original data, if any.
         references: DOIs or addresses.
         masks: whether the data set has `derivatives/masks`.
+        generated_by: which programs made it, BIDS's `GeneratedBy`.
     """
     description: dict[str, object] = {
         "Name": name,
@@ -225,6 +227,8 @@ def write_description(
     }
     if source:
         description["SourceDatasets"] = [{"URL": source}]
+    if generated_by:
+        description["GeneratedBy"] = list(generated_by)
     write_json(Path(folder) / "dataset_description.json", description)
     if not masks:
         return

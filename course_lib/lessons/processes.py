@@ -62,6 +62,8 @@ def _received(answer: Connection, process) -> object:
     except EOFError:
         process.join()
         return ChildProcessError(f"its process was killed (exit code {process.exitcode}).")
+    except Exception as error:  # what it raised cannot be made again here
+        return error
     finally:
         answer.close()
         process.join()

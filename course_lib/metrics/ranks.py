@@ -52,7 +52,7 @@ def value_cube(table: pd.DataFrame) -> tuple[np.ndarray, list[str], pd.DataFrame
         values `(D, R, S)`: detectors, seeds, people; the detectors' names; `family` and `subject` of the people.
 
     Raises:
-        BadInput: a detector has more than one seed but not all of them, or a number comes twice.
+        BadInput: a detector has more than one seed but not all of them, a number comes twice, or nobody is left.
     """
     seeds = sorted(table["seed"].unique())
     if table.duplicated(list(COLUMNS[:-1])).any():
@@ -60,6 +60,8 @@ def value_cube(table: pd.DataFrame) -> tuple[np.ndarray, list[str], pd.DataFrame
     wide = table.pivot(index=["family", "subject"], columns=["detector", "seed"], values="value")
     names = list(dict.fromkeys(table["detector"]))
     wide = wide.dropna()
+    if wide.empty:
+        raise BadInput("no person is scored by every detector and seed.", field="table")
     cube = []
     for name in names:
         own = wide[name]
@@ -94,9 +96,15 @@ def resampled_means(values: np.ndarray, families: Sequence[str], resamples: int 
 
 
 def rank_shares(draws: np.ndarray) -> np.ndarray:
-    """In which share of the resamples each detector has each rank: `(B, D)` to `(D, D)`, rows sum to 1."""
-    ranks = (-draws).argsort(1).argsort(1)  # (B, D), 0 for the first
-    return np.stack([(ranks == place).mean(0) for place in range(draws.shape[1])], 1)
+    """In which share of the resamples each detector has each rank: `(B, D)` to `(D, D)`, rows sum to 1.
+
+    Detectors that tie share their places alike.
+    """
+    from scipy.stats import rankdata
+
+    first, last = (rankdata(-draws, method, axis=1) - 1 for method in ("min", "max"))  # (B, D), 0 for the highest
+    shares = [((first <= place) & (place <= last)) / (last - first + 1) for place in range(draws.shape[1])]
+    return np.stack([share.mean(0) for share in shares], 1)
 
 
 def order_agreement(values: np.ndarray, families: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from course_lib.library import library_digest
 from course_lib.sweep import folders
-from course_lib.sweep.runner import OUTCOME, STOPPED, Runner
+from course_lib.sweep.runner import IDLE_SECONDS, OUTCOME, STOPPED, Runner
 
 SECONDS_TO_SEE = 5  # until a file that another computer has written is seen here
 _IDLE: list[Runner] = []  # processes that have done a notebook and can do the next: starting one takes seconds
@@ -69,6 +69,7 @@ def _do(job: dict, library: str, private: Path, stopped) -> tuple[str, float]:
     if trouble or job["kind"] != "notebook":
         runner.kill()  # a detector run gets a fresh process
     else:
+        runner.idle_since = time.monotonic()
         with _LOCK:
             _IDLE.append(runner)
     return trouble, runner.peak_mib
@@ -79,7 +80,8 @@ def _take(environ: dict[str, str], library: str, log: Path) -> Runner:
     with _LOCK:
         for runner in [*_IDLE]:
             _IDLE.remove(runner)
-            if (runner.environ, runner.library) == (environ, library) and runner.process.poll() is None:
+            same = (runner.environ, runner.library) == (environ, library)
+            if same and runner.process.poll() is None and time.monotonic() - runner.idle_since < IDLE_SECONDS / 2:
                 return runner
             runner.kill()
     return Runner(environ, library, log)
@@ -144,5 +146,5 @@ def _share_of_memory() -> float:
     import psutil
 
     worker = _worker()
-    limit = worker.memory_manager.memory_limit / worker.state.nthreads if worker else None
-    return (limit or 0.9 * psutil.virtual_memory().total) / 2**20
+    limit = worker.memory_manager.memory_limit if worker else None  # None also for a worker without one
+    return (limit / worker.state.nthreads if limit else 0.9 * psutil.virtual_memory().total) / 2**20

@@ -20,9 +20,7 @@ import pandas as pd
 
 from course_lib.errors import BadInput
 from course_lib.sweep import folders
-from course_lib.sweep.runner import OUTCOME
-
-IDLE_SECONDS = 60  # after which a process that gets no run ends
+from course_lib.sweep.runner import IDLE_SECONDS, OUTCOME
 
 
 def main() -> None:

@@ -9,7 +9,8 @@
     parameters: {steps: [100, 400]}    # of the notebook, or of the detectors' training
 
 Every list spans the grid: each of its values is combined with all others. A value that is a list itself is written as
-a list of lists. Relative paths start where the command is given, or where the grid file is.
+a list of lists. Relative paths start where the command is given; those of notebooks and classes also where the grid
+file is.
 """
 
 from __future__ import annotations
@@ -264,9 +265,8 @@ def _detector_runs(grid: _Grid, measure: str) -> Iterator[Run]:
             target = detector if isinstance(detector, str) else detector | rest
             _check_detector(grid, measure, target)
             passed["data"] = _absolute(passed["data"])
-            columns = {"detector": label} | point | arguments
-            spans = axes | {key: [] for key in arguments}
-            yield Run(_id(label, point, spans, columns), "detector", target, passed, columns, (*files, *own))
+            columns = {"detector": label} | point | {key: arguments[key] for key in arguments if key not in point}
+            yield Run(_id(label, point, axes, columns), "detector", target, passed, columns, (*files, *own))
 
 
 def _absolute(data: str) -> str:
@@ -340,9 +340,9 @@ def _reference(grid: _Grid, text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _id(label: str, point: dict, axes: dict[str, list], columns: dict) -> str:
-    """The label, what varies, and six digits of a digest of all that was asked for."""
+    """The label, what varies, and twelve digits of a digest of all that was asked for."""
     varied = [f"{key}={value}" for key, value in point.items() if len(axes.get(key, ())) > 1]
-    digest = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:12]
     text = "_".join(re.sub(r"[^A-Za-z0-9.=+-]+", "-", part).strip("-") for part in [label, *varied])
     return f"{text[:80]}_{digest}"
 

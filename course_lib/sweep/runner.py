@@ -19,6 +19,7 @@ import psutil
 from course_lib.sweep.folders import read_json
 
 LOOK, LOOK_CLOSELY = 0.05, 0.4  # seconds between two looks: at the outcome, at all processes
+IDLE_SECONDS = 60  # after which a process that gets no run ends
 OUTCOME = "outcome.json"  # written by the run's process when it is through
 STOPPED = "the sweep was stopped."
 
@@ -47,6 +48,7 @@ class Runner:
             )
         self.known = {psutil.Process(self.process.pid)}
         self.peak_mib = 0.0
+        self.idle_since = 0.0  # time.monotonic() when its last run was over
 
     def do(self, folder: Path, seconds: float, mib: float, stopped: Callable[[], bool]) -> str:
         """Do the run whose `run.json` is in `folder`.

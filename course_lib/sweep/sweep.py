@@ -178,7 +178,9 @@ def kept(folder: Path, sweep: Sweep) -> dict[str, dict]:
 
 
 def run_key(one: Run, measure: str, library: str) -> str:
-    """A digest of all that a run's numbers depend on."""
+    """A digest of what a run's numbers depend on: what was asked for, text, code, data. (Not seen: the code of classes
+    that are installed elsewhere, and what an own file imports.)
+    """
     from course_lib.lessons.run import read_notebook
 
     if one.kind == "notebook":
@@ -191,12 +193,14 @@ def run_key(one: Run, measure: str, library: str) -> str:
 
 
 def _data_digest(data: str) -> str:
-    """Names, sizes and times of a data set's files; empty for those that are called by a name."""
+    """Names, sizes and times of a data set's files, and its table; empty for those that are called by a name."""
     folder = Path(data)
     if not data or not folder.is_dir():
         return ""
     files = sorted(path for path in folder.rglob("sub-*.nii.gz") if path.is_file())
     facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    table = folder / "participants.tsv"  # who is in which split
+    facts.append(sha256(table) if table.is_file() else "")
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ def completed(
 
     items = iter(items)
     owners: dict[str, object] = {}
-    futures = as_completed()
+    futures = as_completed(loop=client.loop)
 
     def submit(count: int) -> None:
         for item in islice(items, count):

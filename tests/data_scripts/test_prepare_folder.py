@@ -232,6 +232,22 @@ def test_a_mask_of_another_file_type_is_refused_as_a_mask(tmp_path, name):
     assert ("lesion", "refused", "") in {(o.role, o.status, o.subject) for o in outcomes}
 
 
+def test_a_folder_that_cannot_be_opened_may_hold_a_lesion_mask(tmp_path, monkeypatch):
+    (tmp_path / "sub-1_FLAIR.nii").write_bytes(b"x")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return real(path)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    _, _, outcomes = folder_subjects.find_files(tmp_path)
+    assert [(o.file, o.role, o.status, o.subject) for o in outcomes] == [("closed", "lesion", "refused", "")]
+    assert "cannot be opened (Permission denied)" in outcomes[0].cause
+
+
 def test_a_mask_of_a_refused_image_is_nobody_elses(tmp_path):
     for name in ("a/sub-1_FLAIR", "b/sub-1_FLAIR", "sub-1_lesion", "sub-2_FLAIR"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -382,6 +398,11 @@ def test_a_folder_without_a_usable_image_says_why(tmp_path):
     with pytest.raises(BadInput, match="no image could be used.*sub-1_FLAIR"):
         prepare(tmp_path / "in", tmp_path / "out")
     assert "sub-1_FLAIR.nii.gz" in (tmp_path / "out" / "report.tsv").read_text()
+    for name in ("contact_sheet.png", "contact_sheet_2.png", "contact_sheet_of_mine.png"):
+        (tmp_path / "out" / name).write_bytes(b"")
+    with pytest.raises(BadInput, match="no image could be used"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["contact_sheet_of_mine.png"]
 
 
 def test_registration_without_simpleitk_names_the_command(tmp_path, monkeypatch):

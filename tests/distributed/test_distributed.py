@@ -115,7 +115,11 @@ def test_a_missing_gpu_is_named(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(BadInput, match="finds 0 GPUs. Use --device cpu"), process_group("cuda"):
+    with pytest.raises(BadInput, match="find 0 GPUs. Use --device cpu"), process_group("cuda"):
+        pass
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # also the first process, which has one, says it
+    with pytest.raises(BadInput, match="3 processes of this computer find 2 GPUs. Start 2"), process_group("cuda"):
         pass
     with pytest.raises(BadInput, match="device is auto, cpu or cuda, not 'tpu'"), process_group("tpu"):
         pass

@@ -21,7 +21,14 @@ if __name__ == "__main__":
 """
 
 
+class NeedsTwo(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
 def answer(item: str) -> str:
+    if item == "cannot be sent":
+        raise NeedsTwo("a", "b")
     if item == "raise":
         raise ValueError("planted")
     if item == "die":
@@ -46,8 +53,9 @@ def sleep_long(path: str) -> None:
 def test_each_call_has_its_result_or_its_error(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     begun = []
-    results = dict(side_by_side(answer, ["a", "raise", "die", "b"], 2, begun.append))
-    assert begun == ["a", "raise", "die", "b"] and set(results) == set(begun)
+    results = dict(side_by_side(answer, ["a", "raise", "die", "cannot be sent", "b"], 2, begun.append))
+    assert begun == ["a", "raise", "die", "cannot be sent", "b"] and set(results) == set(begun)
+    assert "NeedsTwo" in str(results["cannot be sent"])
     assert isinstance(results["raise"], ValueError) and str(results["raise"]) == "planted"
     assert "was killed (exit code 3)" in str(results["die"])
     a, b = results["a"].split(), results["b"].split()

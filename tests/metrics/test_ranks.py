@@ -75,6 +75,11 @@ def test_a_table_with_a_missing_seed_or_a_double_row_is_refused():
         value_cube(table[~((table["detector"] == "net") & (table["seed"] == 1))])
     with pytest.raises(BadInput, match="twice"):
         value_cube(pd.concat([table, table.iloc[:1]]))
+    alone = tidy()
+    alone = alone[(alone["detector"] != "net") | (alone["subject"] == "sub-0")]
+    alone = alone[(alone["detector"] != "closed form") | (alone["subject"] == "sub-1")]
+    with pytest.raises(BadInput, match="no person is scored by every detector"):
+        value_cube(alone)
 
 
 def test_resampled_means_centre_on_the_mean_over_families_and_seeds():
@@ -96,6 +101,10 @@ def test_rank_shares_are_certain_where_nothing_overlaps():
     np.testing.assert_array_equal(rank_shares(draws), [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
     mixed = rank_shares(np.array([[0.1, 0.9], [0.9, 0.1]]))
     np.testing.assert_array_equal(mixed, 0.5)
+    tied = rank_shares(np.array([[0.3, 0.9, 0.3, 0.3]]))
+    np.testing.assert_array_equal(tied[1], [1, 0, 0, 0])
+    np.testing.assert_allclose(tied[[0, 2, 3], 1:], 1 / 3)
+    np.testing.assert_allclose(tied.sum(1), 1)
 
 
 def test_trainings_that_agree_have_a_tau_of_one_and_opposite_ones_minus_one():

@@ -55,6 +55,21 @@ def test_detectors_with_lists_become_several_with_names_that_differ(measure, tmp
     assert str(tmp_path / "mine.py") in first.files
 
 
+def test_an_argument_that_is_called_like_an_axis_of_the_grid_makes_no_two_runs_one(measure, tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine: ...\n")
+    given = {"class": f"{tmp_path}/mine.py:Mine", "seed": 5}
+    grid = read_grid({"name": "g", "detectors": [given], "seed": [0, 1, 2]}, measure)
+    assert len({run.id for run in grid.runs}) == 3
+    assert [run.columns["seed"] for run in grid.runs] == [run.parameters["seed"] for run in grid.runs] == [0, 1, 2]
+    assert all(run.target["seed"] == 5 for run in grid.runs)
+
+
+def test_long_labels_give_runs_names_of_their_own(measure):
+    given = {"class": "course_lib.detectors.pca:PCA", "name": "x" * 90}
+    grid = read_grid({"name": "g", "detectors": [given], "seed": range(5000)}, measure)
+    assert len({run.id for run in grid.runs}) == 5000
+
+
 def test_a_training_budget_goes_to_a_class_and_is_refused_for_a_name(measure):
     given = {"class": "course_lib.detectors.pca:PCA", "components": 4}
     grid = read_grid({"name": "g", "detectors": [given], "parameters": {"steps": [1, 2]}}, measure)

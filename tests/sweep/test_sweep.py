@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -75,6 +76,37 @@ def test_a_run_whose_end_was_not_heard_of_before_the_sweep_was_stopped_counts(do
     close_idle()
     assert sweep.read_runs(tmp_path / "out")["status"].tolist() == ["done", "not run"]
     assert sweep.read_results(tmp_path / "out")["seed"].tolist() == [1] * 3
+
+
+def test_another_split_of_the_same_scans_is_another_data_set(tmp_path):
+    (tmp_path / "sub-1").mkdir()
+    (tmp_path / "sub-1" / "sub-1_FLAIR.nii.gz").write_bytes(b"scan")
+    digests = set()
+    for split in ("", "train", "test"):
+        if split:
+            (tmp_path / "participants.tsv").write_text(f"participant_id\tsplit\nsub-1\t{split}\n")
+        digests.add(sweep_module._data_digest(str(tmp_path)))
+    assert len(digests) == 3 and sweep_module._data_digest("atlas") == ""
+
+
+def test_a_run_on_a_worker_without_a_memory_limit_may_take_the_computers(monkeypatch):
+    worker = SimpleNamespace(memory_manager=SimpleNamespace(memory_limit=None), state=SimpleNamespace(nthreads=2))
+    monkeypatch.setattr(attempt_module, "_worker", lambda: worker)
+    whole = attempt_module._share_of_memory()
+    worker.memory_manager.memory_limit = 2**30
+    assert attempt_module._share_of_memory() == 512 < whole
+
+
+def test_an_idle_process_that_may_be_ending_gets_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt_module, "Runner", lambda *_: "a new one")
+    ended = []
+    old = SimpleNamespace(environ={}, library="x", process=SimpleNamespace(poll=lambda: None), idle_since=0.0)
+    old.kill = lambda: ended.append(True)
+    monkeypatch.setattr(attempt_module, "_IDLE", [old])
+    assert attempt_module._take({}, "x", tmp_path / "log") == "a new one" and ended == [True]
+    old.idle_since = time.monotonic()
+    monkeypatch.setattr(attempt_module, "_IDLE", [old])
+    assert attempt_module._take({}, "x", tmp_path / "log") is old
 
 
 def test_detector_runs_get_fresh_processes_and_one_that_ends_costs_itself(do, measure, tmp_path, marked):
