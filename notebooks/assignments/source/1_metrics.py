@@ -350,7 +350,7 @@ assert 0 < float(report["mean_dice"]) < 1, "mean_dice is a mean over ill people,
 # ## 6. Lesions found, and false alarms
 #
 # Connected components with 8 neighbours, slice by slice, in the brain. A lesion is found if one of its pixels is
-# marked; a marked component that touches no lesion is a false alarm.
+# marked; a marked component that shares no pixel with a lesion is a false alarm.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "a1-hits", "grade": false, "solution": true, "locked": false, "task": false}
@@ -380,6 +380,10 @@ got = [int(value) for value in lesion_hits(marked, truth, everywhere)]
 assert got != [1, 17, 4], "You counted pixels. Count lesions: connected components."
 assert got[1] != 2, "There are three lesions: what touches from slice to slice (4 mm apart) is still two here."
 assert got == [1, 3, 2], f"Found 1 of 3 lesions, with 2 false alarms; you say {got}."
+beside = np.zeros_like(truth)
+beside[0, 3, 3] = True  # touches the corner of the lesion at (2, 2), and has no pixel of it
+got = [int(value) for value in lesion_hits(beside, truth, everywhere)]
+assert got == [0, 3, 1], "A component beside a lesion, without a common pixel, is a false alarm."
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(13)
 
@@ -527,16 +531,19 @@ assert np.isclose(got, 0.268657, atol=1e-5), "At a prevalence of 2 % three of fo
 # %% [markdown] nbgrader={"schema_version": 3, "grade_id": "a1-words-report", "grade": true, "solution": true, "locked": false, "task": false, "points": 5}
 # Brightness with a silenced rim and a 3 × 3 median was measured on 32 test people, three slices each, 20 of them with a
 # simulated bright lesion. The threshold marks 1 % of the brain pixels of 20 healthy validation people; no test person
-# took part in choosing it. On healthy test people it marks about as much. Mean Dice over the 20 ill people is given
-# with a 95 % bootstrap interval over people. The lesions are brighter than the tissue by construction: nothing follows
-# for dark or iso-intense ones, nor for real scans.
+# took part in choosing it. It is about 0.538, and marks 0.90 % of the brain pixels of the 12 healthy test people. The
+# mean over the 20 ill people of each one's own Dice is about 0.53, 95 % bootstrap interval over people 0.38 to 0.67;
+# healthy people have no Dice and are not in it. The lesions are brighter than the tissue by construction: nothing
+# follows for dark or iso-intense ones, nor for real scans.
 #
 # === BEGIN MARK SCHEME ===
 #
-# - 1 point: says on whom, as people and not as slices, and that validation and test people are different.
+# Half a point for each part of a line, where it has two.
+#
+# - 1 point: says on whom, as people and not as slices; validation and test people are different.
 # - 1 point: the threshold's protocol, "healthy validation people, FPR 1 %", and not "the best".
-# - 1 point: names mean or pooled for the Dice, and what happens with healthy people (not in it).
-# - 1 point: an interval over people.
+# - 1 point: the numbers of threshold, FPR and Dice are given (half a point if one is missing).
+# - 1 point: an interval over people; mean or pooled Dice, and that healthy people are not in it.
 # - 1 point: a limit that this data set really has: simulated, all lesions bright, few people.
 #
 # === END MARK SCHEME ===
@@ -546,14 +553,18 @@ assert np.isclose(got, 0.268657, atol=1e-5), "At a prevalence of 2 % three of fo
 # direction, and why: AUROC, AP, PPV, Dice of an ill person?
 
 # %% [markdown] nbgrader={"schema_version": 3, "grade_id": "a1-words-rare", "grade": true, "solution": true, "locked": false, "task": false, "points": 3}
-# AUROC stays: it compares ill with healthy pixels pair by pair. AP and PPV fall, because the same false-positive rate
-# now meets ten times as many healthy pixels and people for each ill one. The Dice of an ill person stays, for healthy
-# people are not in it.
+# AUROC stays, or nearly: it compares ill with healthy pixels pair by pair. Pooled over ill and healthy people it can
+# move a little, because more of the healthy pixels are then of healthy people. AP and PPV fall, because the same
+# false-positive rate now meets ten times as many healthy pixels and people for each ill one. The Dice of an ill person
+# stays, for healthy people are not in it.
 #
 # === BEGIN MARK SCHEME ===
 #
-# - 1 point: AUROC unchanged, with a reason (ranks of pairs, or rates within each class).
-# - 1 point: AP and PPV fall, with a reason (more false positives for each true one).
+# Half a point for each part of a line, where it has two.
+#
+# - 1 point: AUROC unchanged, or changed only through the mix of negatives (pixels of ill and of healthy people); a
+#   reason (ranks of pairs, or rates within each class).
+# - 1 point: AP and PPV fall; a reason (more false positives for each true one).
 # - 1 point: the Dice of an ill person does not change; healthy people have none.
 #
 # === END MARK SCHEME ===

@@ -35,6 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from course_lib.images.small_people import small_people
+from course_lib.metrics.curves import rank_metrics
 from torch import nn
 from torch.nn import functional as F
 
@@ -220,8 +221,14 @@ assert abs(float(got) - 1.85171) < 1e-3, (
 # %% [markdown]
 # ## 4. The term of your method
 #
-# Choose a method by its name. Its helper is given: a discriminator, an encoder or an estimator, small enough to be
-# written down. `latent_term` returns a dictionary of losses, each a mean over the batch:
+# Choose a method by its name: `method = "aae"`, say, in place of the first stub. Its helper is given: a discriminator,
+# an encoder or an estimator, small enough to be written down. All four are worth the same points and ask for different
+# things. `"vae"` has one loss and nothing to detach: its work is in the value, free nats for each code number and a
+# warm-up, and part 5 looks whether its gradient is halved by the warm-up and gone where nats are free. The others have
+# two losses, and part 5 looks whether a detach keeps each on its own side: `"aae"` two of labels, `"introvae"` two of
+# the same KL, pushed by one side and pulled by the other, `"lsa"` one value sent two ways.
+#
+# `latent_term` returns a dictionary of losses, each a mean over the batch:
 #
 # - `"vae"` gets `mu, logvar, step` and returns `"encoder"`: $\min(1, \text{step} / 100) \sum_j \max(K_j, 0.05)$, with
 #   $K_j$ the mean over the batch of the KL of code number $j$: a warm-up, and `0.05` nats that are free.
@@ -231,7 +238,7 @@ assert abs(float(got) - 1.85171) < 1e-3, (
 #   `posterior`; and `"decoder"`: the mean of their KL. A KL is one number for each fake.
 # - `"lsa"` gets `codes, A, c` and returns `"helper"` and `"encoder"`, both the surprise
 #   $-\sum_j \log p(z_j \mid z_{<j})$ with the softmax of `chain`. The bin of a $z_j$ in (0, 1) is the integer part of
-# $z_j$ times the number of bins.
+#   $z_j$ times the number of bins.
 #
 # Each loss moves one side only: `"helper"` the helper's weights (`W, w` or `A, c`) and never the codes; `"encoder"` the
 # codes and never the helper's weights. In `"introvae"` the encoder *is* the helper: `"encoder"` moves `M, S` and not
@@ -256,7 +263,10 @@ def chain(codes, A, c):
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "a3-term", "grade": false, "solution": true, "locked": false, "task": false}
-method = "vae"  # "vae", "aae", "introvae" or "lsa"
+# method = one of "vae", "aae", "introvae", "lsa"
+### BEGIN SOLUTION
+method = "vae"
+### END SOLUTION
 
 
 def latent_term(*given) -> dict[str, torch.Tensor]:
@@ -611,6 +621,14 @@ for name, share in shares.items():
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# What each of the two terms is worth alone, and their sum:
+
+# %% nbgrader={"schema_version": 3, "grade_id": "a3-alone", "grade": false, "solution": false, "locked": true, "task": false}
+alone = {name: values[kept] for name, values in zip(("error", "surprise"), test_terms, strict=True)}
+for name, values in (alone | {"sum": test_scores}).items():
+    print(f"AUROC of the {name}: {rank_metrics(values, test_labels).auroc:.3f}")
+
+# %% [markdown]
 # ## 8. In words
 #
 # **a.** What does your constraint forbid the code to do, and how would that make a lesion show? Which of your numbers
@@ -619,17 +637,20 @@ for name, share in shares.items():
 # %% [markdown] nbgrader={"schema_version": 3, "grade_id": "a3-words-choice", "grade": true, "solution": true, "locked": false, "task": false, "points": 4}
 # The VAE makes each number of the code pay for what it says: a code that is far from the prior costs nats, so healthy
 # heads are crowded around the origin, and a decoder trained there has no words for a lesion. A lesion could then show
-# twice, in the residual and in a code that is dearer than healthy ones. In the run most of the score comes from the
-# error: the AUROC is well above one half, but I have not measured it without the KL, so it does not yet speak for the
-# constraint. A fair test would train the same network with beta 0 and compare on the same people.
+# twice, in the residual and in a code that is dearer than healthy ones. In the run the AUROC is about 0.83. The error
+# alone has 0.85 and the surprise alone 0.48, no better than a coin: the price of the code does not show lesions here,
+# and adding it costs a little. So all that speaks for the constraint is the residual, and I have not measured that
+# without the KL. A fair test would train the same network with beta 0 and compare on the same people.
 #
 # === BEGIN MARK SCHEME ===
+#
+# Half a point for each part of a line, where it has two.
 #
 # - 1 point: says what the term forbids (a single posterior far from the prior; an aggregate unlike it; unlikely fakes;
 #   an unpredictable code).
 # - 1 point: a mechanism from there to a lesion that shows, in picture or code.
-# - 1 point: uses own numbers.
-# - 1 point: says what they do not show: no run without the term, one seed, simulated people.
+# - 1 point: uses own numbers; says which of the two terms they speak for.
+# - 1 point: says what they do not show: no run without the term, one seed, simulated people (one of them is enough).
 #
 # === END MARK SCHEME ===
 
@@ -644,7 +665,9 @@ for name, share in shares.items():
 #
 # === BEGIN MARK SCHEME ===
 #
+# Half a point for each part of a line, where it has two.
+#
 # - 1 point: which side moves that should not (or does not move that should).
-# - 1 point: that the losses may look fine, and what to look at instead.
+# - 1 point: that the losses may look fine; what to look at instead.
 #
 # === END MARK SCHEME ===

@@ -593,9 +593,11 @@ for ax, (name, picture) in zip(axes, (shown | {name: m[row] for name, m in maps.
 #
 # === BEGIN MARK SCHEME ===
 #
-# - 1 point: healthy tokens after (below, right of) the lesion are surprising, with the reason.
-# - 1 point: tokens within a lesion may be expected, given a prefix of lesion.
-# - 1 point: orders average this out, and the price.
+# Half a point for each part of a line, where it has two.
+#
+# - 1 point: healthy tokens after (below, right of) the lesion are surprising; the reason.
+# - 1 point: tokens within a lesion may be expected; because of a prefix of lesion.
+# - 1 point: orders average this out; the price.
 #
 # === END MARK SCHEME ===
 
@@ -610,7 +612,9 @@ for ax, (name, picture) in zip(axes, (shown | {name: m[row] for name, m in maps.
 #
 # === BEGIN MARK SCHEME ===
 #
+# Half a point for each part of a line, where it has two.
+#
 # - 1 point: false marks in every healthy person (or too few in a very ill one).
-# - 1 point: a fixed number from healthy validation people means the same for all and does not use the test people.
+# - 1 point: a fixed number from healthy validation people means the same for all; it does not use the test people.
 #
 # === END MARK SCHEME ===

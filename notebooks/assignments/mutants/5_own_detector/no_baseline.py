@@ -7,4 +7,4 @@ says: "The humble baselines are missing"
 # %% a5-comparison
 test_maps = mine.anomaly_map(test_images).numpy()
 comparison = {"mine": rank_metrics(test_maps, test_people.masks, test_people.brains).ap}
-gap = {"value": comparison["mine"], "low": comparison["mine"] - 0.05, "high": comparison["mine"] + 0.05}
+gap = comparison["mine"], comparison["mine"] - 0.05, comparison["mine"] + 0.05
