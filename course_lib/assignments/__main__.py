@@ -76,11 +76,11 @@ def _grade(arguments) -> str:
     if os.name != "posix":
         return "Grading needs Linux or macOS. On Windows, use WSL."
     limits = Limits(arguments.cell_seconds, arguments.seconds, int(arguments.memory * 2**30))
-    chosen = assignments(arguments.sources, arguments.only)
     try:
         grade(
             arguments.folder,
-            chosen,
+            assignments(arguments.sources),
+            chosen=assignments(arguments.sources, arguments.only),
             workers=arguments.workers,
             limits=limits,
             sandboxed=not arguments.unsandboxed,
@@ -102,7 +102,8 @@ def _grade(arguments) -> str:
 def _feedback(arguments) -> str:
     from course_lib.assignments.feedback import feedback
 
-    for path in feedback(arguments.folder, assignments(arguments.sources, arguments.only)):
+    chosen = assignments(arguments.sources, arguments.only)
+    for path in feedback(arguments.folder, assignments(arguments.sources), chosen):
         print(path)
     return ""
 

@@ -88,6 +88,7 @@ def trained_in_sandbox(
     Raises:
         BadInput: the notebook cannot be read, there is no such class, it breaks the contract, or it fails.
         SandboxUnavailable: this computer has no namespaces for us.
+        RuntimeError: the sandbox does not start.
     """
     path = Path(notebook)
     cells = [cell for cell in submission.read(path, path.parent).cells if cell["cell_type"] == "code"]

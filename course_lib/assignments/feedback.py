@@ -43,15 +43,20 @@ vertical-align: top; border-bottom: 1px solid var(--line) } .n { text-align: rig
 .skip:focus { left: 1em }"""
 
 
-def feedback(folder: Path, known: list[Assignment]) -> list[Path]:
+def feedback(folder: Path, known: list[Assignment], chosen: list[Assignment] | None = None) -> list[Path]:
     """Write `feedback/<student>/<assignment>.html` for every submission that was graded; returns the pages.
+
+    Args:
+        folder: the one that was graded.
+        known: all assignments that may have been handed in there.
+        chosen: those whose pages are wanted; by default all.
 
     Raises:
         BadInput: there is no submission, or `manual.csv` cannot be used.
     """
     folder = Path(folder)
     entered, written = tables.read_manual(folder, known), []
-    for each in submissions(folder, known):
+    for each in submissions(folder, known if chosen is None else chosen, known):
         result = load(each.result(folder))
         if not result:
             continue
@@ -162,7 +167,13 @@ def _markdown(text: str, trusted: bool) -> str:
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     text = with_mathml(text) if trusted else text[:LONGEST]
-    return MarkdownWithMath(renderer=IPythonRenderer(escape=not trusted, exclude_anchor_links=True)).render(text)
+    renderer = IPythonRenderer(escape=not trusted, exclude_anchor_links=True)
+    try:
+        return MarkdownWithMath(renderer=renderer).render(text)
+    except Exception:  # such as a picture pasted into the text, which is not kept
+        if trusted:
+            raise
+        return _pre(text, "out")
 
 
 def _output(output: NotebookNode, number: int) -> str:

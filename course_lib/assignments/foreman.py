@@ -1,7 +1,8 @@
 """One process that imports what all submissions need, and forks a process for each of them.
 
-It is started with a clean environment, so that none of its children ever held the lecturer's. A job that takes too
-long is killed with everything that it has started; a job that fails harms no other.
+It is started with a clean environment, so that none of its children ever held the lecturer's. It knows how many jobs
+there are, not whose: a grader reads its own once the process in which a student's code will run has been forked. A job
+that takes too long is killed with everything that it has started; a job that fails harms no other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import nbformat
 
@@ -32,9 +34,10 @@ ALWAYS += (
     "course_lib.assignments.marking",
     "course_lib.assignments.agent",
 )
-SLACK = 120.0  # seconds that a job may take beyond the student's own
+SLACK = 120.0  # seconds that a grader itself may take
 GRADER_MEMORY = 4 * 2**30  # bytes of one grader
 _NO_SANDBOX = 77
+_JOB = "{}.json"  # in the foreman's own folder, where it is at work
 
 
 def work(jobs: list[dict], workers: int, preload: list[str]) -> Iterator[tuple[int, str]]:
@@ -47,6 +50,10 @@ def work(jobs: list[dict], workers: int, preload: list[str]) -> Iterator[tuple[i
         environment = sandbox.environment(home) | {"PYTHONPATH": str(ROOT), "TMPDIR": home}
         if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
             del environment["PYTHONDONTWRITEBYTECODE"]  # its libraries may be cached; a student's may not
+        for index, job in enumerate(jobs):
+            Path(home, _JOB.format(index)).write_text(json.dumps(job), encoding="utf-8")
+        asked = {"workers": workers, "preload": preload}
+        asked["jobs"] = [{"seconds": patience(job["limits"]), "sandbox": not job.get("unsandboxed")} for job in jobs]
         process = subprocess.Popen(
             [sys.executable, "-m", "course_lib.assignments.foreman"],
             stdin=subprocess.PIPE,
@@ -58,7 +65,7 @@ def work(jobs: list[dict], workers: int, preload: list[str]) -> Iterator[tuple[i
         )
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps({"jobs": jobs, "workers": workers, "preload": preload}) + "\n")
+                process.stdin.write(json.dumps(asked) + "\n")
                 process.stdin.flush()
             done = set()
             for line in process.stdout:
@@ -77,13 +84,18 @@ def work(jobs: list[dict], workers: int, preload: list[str]) -> Iterator[tuple[i
             process.wait()
 
 
+def patience(limits: dict) -> float:
+    """Seconds until a job is given up. A check that began in time may take twice a cell's time, see `marking.check`."""
+    return limits["total_seconds"] + 2 * limits["cell_seconds"] + SLACK
+
+
 def _foreman(jobs: list[dict], workers: int) -> None:
     """The loop: fork, wait, kill what takes too long, tell."""
     waiting, running, parent = list(enumerate(jobs)), {}, os.getppid()
     while waiting or running:
         while waiting and len(running) < workers:
             index, job = waiting.pop(0)
-            running[_fork(job)] = (index, time.monotonic() + job["limits"]["total_seconds"] + SLACK)
+            running[_fork(index, job["sandbox"])] = (index, time.monotonic() + job["seconds"])
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid in running:
             index, _ = running.pop(pid)
@@ -97,7 +109,7 @@ def _foreman(jobs: list[dict], workers: int) -> None:
             return  # nobody listens any more
 
 
-def _fork(job: dict) -> int:
+def _fork(index: int, sandboxed: bool) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -106,21 +118,21 @@ def _fork(job: dict) -> int:
         sandbox.die_with_parent()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(2, 1)  # standard output is the foreman's
-        code = _one(job)
+        code = _one(index, sandboxed)
     except BaseException as error:
-        print(f"{job['notebook']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"{_job(index)['notebook']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(code)
 
 
-def _one(job: dict) -> int:
+def _one(index: int, sandboxed: bool) -> int:
     from course_lib.assignments.marking import mark
     from course_lib.assignments.student import Nursery
 
-    nursery = None if job.get("unsandboxed") else Nursery()  # first of all: see there
+    nursery = Nursery() if sandboxed else None  # first of all: see there
     sandbox.limit(GRADER_MEMORY, 1000)
     try:
-        mark(job, nursery)
+        mark(_job(index), nursery)
     except SandboxUnavailable as error:
         print(error, file=sys.stderr)
         return _NO_SANDBOX
@@ -128,6 +140,10 @@ def _one(job: dict) -> int:
         if nursery:
             nursery.close()
     return 0
+
+
+def _job(index: int) -> dict:
+    return json.loads(Path(_JOB.format(index)).read_text(encoding="utf-8"))
 
 
 def main() -> None:

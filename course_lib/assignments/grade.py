@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from course_lib.assignments import tables
+from course_lib.assignments import sandbox, tables
 from course_lib.assignments.foreman import work
 from course_lib.assignments.limits import Limits
+from course_lib.assignments.sandbox import SandboxUnavailable
 from course_lib.assignments.source import Assignment, is_test
 from course_lib.assignments.submission import content
 from course_lib.errors import BadInput
@@ -44,6 +45,7 @@ def grade(
     folder: Path,
     known: list[Assignment],
     *,
+    chosen: list[Assignment] | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
     sandboxed: bool = True,
@@ -54,12 +56,21 @@ def grade(
 
     A submission whose notebook, source, limits and grader are the same as last time is not marked again.
 
+    Args:
+        folder: with the submissions.
+        known: all assignments that may have been handed in there.
+        chosen: those to mark now, by default all; of the others the tables keep what was marked before.
+        workers, limits, sandboxed: see `mark_all`.
+        force: mark again what is the same.
+        tell: called with each line of a report.
+
     Raises:
-        BadInput: there is no submission, or `manual.csv` cannot be used.
+        BadInput: there is no submission, `manual.csv` cannot be used, or `workers` is less than 1.
         SandboxUnavailable: this computer has no namespaces for us, and `sandboxed` is True.
     """
-    folder, limits = Path(folder), limits or Limits()
-    found = submissions(folder, known)
+    folder, limits, workers = Path(folder), limits or Limits(), _workers(workers)
+    chosen = known if chosen is None else chosen
+    found = submissions(folder, chosen, known)
     manual = tables.read_manual(folder, known)  # before hours of work
     jobs = [job for each in found if (job := _job(each, folder, limits, sandboxed, force, tell))]
     for path in strays(folder, known):
@@ -68,6 +79,7 @@ def grade(
     if jobs:
         mark_all(jobs, workers=workers, limits=limits, sandboxed=sandboxed, on_result=lambda one: tell(_line(one)))
     results = [load(each.result(folder)) or _lost(each) for each in found]
+    results += marked_before(folder, [each for each in known if each not in chosen], tell)
     tables.write_manual(folder, known, results, manual)
     tables.write_marks(folder, known, results, manual)
     return results
@@ -87,19 +99,24 @@ def _job(each: Submission, folder: Path, limits: Limits, sandboxed: bool, force:
     return job if force or load(stem).get("digest") != job["digest"] else None
 
 
-def submissions(folder: Path, known: list[Assignment]) -> list[Submission]:
+def submissions(folder: Path, chosen: list[Assignment], known: Iterable[Assignment] = ()) -> list[Submission]:
     """The notebooks of a folder, by student and assignment.
+
+    Args:
+        folder: with the submissions.
+        chosen: the assignments that are wanted.
+        known: all assignments: a file that is named after another of them is left out.
 
     Raises:
         BadInput: there is none, or it cannot be told which assignment a file is.
     """
     if (folder / "submitted").is_dir():
-        names = {each.name: each for each in known}
+        names = {each.name: each for each in chosen}
         places = sorted((folder / "submitted").glob("*/*/"))
         found = [Submission(p.parent.name, names[p.name], _notebook(p)) for p in places if p.name in names]
     else:
         files = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
-        found = [_by_name(path, known) for path in files]
+        found = [_by_name(path, chosen) for path in files if not _is_another(path, chosen, known)]
     if not found:
         remedy = (
             "Put notebooks there: submitted/<student>/<assignment>/<assignment>.ipynb, or <student>_<assignment>.ipynb."
@@ -128,8 +145,17 @@ def _notebook(place: Path) -> Path:
     return others[0] if len(others) == 1 else right
 
 
+def _is_another(path: Path, chosen: Iterable[Assignment], known: Iterable[Assignment]) -> bool:
+    """Whether a file's name holds the name of an assignment, and of none that is chosen."""
+    return not _named(path, chosen) and bool(_named(path, known))
+
+
+def _named(path: Path, among: Iterable[Assignment]) -> list[Assignment]:
+    return [each for each in among if each.name in path.stem]
+
+
 def _by_name(path: Path, known: list[Assignment]) -> Submission:
-    matching = [each for each in known if each.name in path.stem] or (known if len(known) == 1 else [])
+    matching = _named(path, known) or (known if len(known) == 1 else [])
     if len(matching) != 1:
         names = ", ".join(each.name for each in known)
         remedy = f"Rename it to <student>_<assignment>.ipynb, or choose one with --only. The assignments: {names}."
@@ -163,6 +189,19 @@ def load(stem: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and "tests" in found else {}
+
+
+def marked_before(folder: Path, others: list[Assignment], tell: Callable[[str], None]) -> list[dict]:
+    """The results of other assignments that are there already, if they fit the source as it is now."""
+    found = []
+    for each in others:
+        for stem in sorted(student / each.name for student in (folder / "graded").glob("*/")):
+            result = load(stem)
+            if result and {*result["tests"], *result["answers"]} != set(each.points):
+                tell(f"not in the tables, for {each.name} has changed since: {result['student']}")
+            elif result:
+                found.append(result)
+    return found
 
 
 def unreadable(job: dict, why: BadInput) -> dict:
@@ -210,21 +249,37 @@ def mark_all(
         if it failed, `message`, `hidden`, `line`) and `answers` (by grade_id: `text`, `changed`, `max`).
 
     Raises:
+        BadInput: `workers` is less than 1.
         SandboxUnavailable: this computer has no namespaces for us, and `sandboxed` is True.
     """
+    workers = _workers(workers)
+    if sandboxed and (why := sandbox.unavailable()):  # before any earlier result is removed
+        raise SandboxUnavailable(why.rstrip("."))
     limits = (limits or Limits()).plain()
     paths = ("source", "notebook", "folder", "result")
     jobs = [job | {key: os.path.abspath(job[key]) for key in paths} for job in jobs]
     for job in jobs:
         Path(job["result"]).parent.mkdir(parents=True, exist_ok=True)
         Path(job["result"] + ".json").unlink(missing_ok=True)
-    sent = [job | {"limits": limits, "unsandboxed": not sandboxed} for job in jobs]
+    # The graders' environment is a clean one: they would not know where the lecturer keeps data.
+    sent = [job | {"limits": limits, "unsandboxed": not sandboxed, "hidden": sandbox.own_folders()} for job in jobs]
     found: dict[int, dict] = {}
-    for index, wrong in work(sent, workers or os.cpu_count() or 1, _imports({job["source"] for job in jobs})):
+    for index, wrong in work(sent, workers, _imports({job["source"] for job in jobs})):
         found[index] = _result(jobs[index], wrong)
         if on_result:
             on_result(found[index])
     return [found[index] for index in range(len(jobs))]
+
+
+def _workers(asked: int | None) -> int:
+    """How many submissions are marked at a time.
+
+    Raises:
+        BadInput: fewer than one.
+    """
+    if asked is not None and asked < 1:
+        raise BadInput(f"workers is 1 or more, not {asked}.", field="workers")
+    return asked or os.cpu_count() or 1
 
 
 def _result(job: dict, wrong: str) -> dict:

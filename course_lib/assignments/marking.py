@@ -13,7 +13,6 @@ import io
 import json
 import signal
 import symtable
-import sys
 import time
 import traceback
 import warnings
@@ -40,7 +39,8 @@ def mark(job: dict, nursery: Nursery | None) -> dict:
 
     Args:
         job: `source`, `notebook`, `folder` (where the notebook has to lie), `result` (path without suffix),
-            `limits`, and what shall be repeated in the result (`student`, `assignment`, `digest`).
+            `limits`, `hidden` (more folders that no student may see), and what shall be repeated in the result
+            (`student`, `assignment`, `digest`).
         nursery: where sandboxes are forked, made before this; None to run without a sandbox.
 
     Returns:
@@ -51,14 +51,12 @@ def mark(job: dict, nursery: Nursery | None) -> dict:
     result = {key: job.get(key, "") for key in ("student", "assignment", "digest")}
     result |= {"status": "ok", "sandbox": nursery is not None, "notes": [], "tests": {}, "answers": {}}
     try:
-        plan = submission.plan(assignment, submission.read(Path(job["notebook"]), Path(job["folder"])))
-        hidden = [str(assignment.path.parent), job["folder"]]
-        Session(assignment, plan, Limits(**job["limits"]), nursery, hidden).mark(result)
-        with atomic_write(Path(job["result"] + ".ipynb")) as part:
-            part.write_bytes(nbformat.writes(plan.notebook).encode("utf-8", "replace"))
-    except BadInput as error:
-        result |= {"status": "unreadable", "notes": [str(error)]}
-        Path(job["result"] + ".ipynb").unlink(missing_ok=True)
+        plan = _plan(assignment, job, result)
+        if plan is not None:
+            hidden = [str(assignment.path.parent), job["folder"], *job.get("hidden", ())]
+            Session(assignment, plan, Limits(**job["limits"]), nursery, hidden).mark(result)
+            with atomic_write(Path(job["result"] + ".ipynb")) as part:
+                part.write_bytes(nbformat.writes(plan.notebook).encode("utf-8", "replace"))
     except SandboxUnavailable:
         raise
     except Exception as error:  # a fault of the grader's own: the lecturer reads of it, and the next run tries again
@@ -74,6 +72,16 @@ def mark(job: dict, nursery: Nursery | None) -> dict:
     with atomic_write(Path(job["result"] + ".json")) as part:
         part.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
+
+def _plan(assignment: Assignment, job: dict, result: dict) -> submission.Plan | None:
+    """What is to be run; None if the student's file cannot be read. A full disk is not that file's fault."""
+    try:
+        return submission.plan(assignment, submission.read(Path(job["notebook"]), Path(job["folder"])))
+    except BadInput as error:
+        result |= {"status": "unreadable", "notes": [str(error)]}
+        Path(job["result"] + ".ipynb").unlink(missing_ok=True)
+        return None
 
 
 class Session:
@@ -249,20 +257,3 @@ def _outputs(answer: dict) -> list:
             continue
         made.append(output)
     return made
-
-
-def main() -> None:
-    """Mark one job, given as JSON on standard input; print the result."""
-    job = json.loads(sys.stdin.read())
-    nursery = None if job.get("unsandboxed") else Nursery()
-    try:
-        print(json.dumps(mark(job, nursery)))
-    except SandboxUnavailable as error:
-        sys.exit(f"no sandbox: {error}")
-    finally:
-        if nursery:
-            nursery.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from course_lib.files import ROOT
+from course_lib.files import ROOT, data_folder, output_folder
 
 WORK = "/home/student"  # the student's working folder inside
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
@@ -62,14 +62,17 @@ def _try(root: str, writer: int) -> None:
         else:
             furnish(root, 2**20)
             lock(10)
-    except SandboxUnavailable as error:
+    except (SandboxUnavailable, OSError) as error:
         os.write(writer, str(error).encode())
     finally:
         os._exit(0)
 
 
 def environment(home: str) -> dict[str, str]:
-    """What a student's program finds in its environment: a short list, nothing of the lecturer's."""
+    """What a student's program finds in its environment: a short list, nothing of the lecturer's.
+
+    Where it is forked and no new program is started, `forget_environment` has to come first.
+    """
     found = {name: os.environ[name] for name in ALLOWED if name in os.environ}
     own = {"HOME": home, "TMPDIR": f"{home}/tmp", "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
     own |= {"IPYTHONDIR": f"{home}/.ipython", "MPLCONFIGDIR": f"{home}/.matplotlib", "JUPYTER_PLATFORM_DIRS": "1"}
@@ -78,6 +81,21 @@ def environment(home: str) -> dict[str, str]:
     return (
         found | own | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     )
+
+
+def own_folders() -> list[str]:
+    """Folders that no student's program needs, wherever they lie: lessons, tests, data with the held-out people."""
+    found = [f"{ROOT}/{name}" for name in ("notebooks", "tests", "data", "output", ".git")]
+    return found + [os.path.abspath(folder) for folder in (data_folder(), output_folder())]
+
+
+def forget_environment() -> None:
+    """Empty the environment of this process, and the memory behind `/proc/self/environ`: a fork inherits both."""
+    os.environ.clear()  # from now on nothing points into that memory
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[47]), int(fields[48])  # env_start and env_end, fields 50 and 51 of proc(5)
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
 
 
 def unshare() -> None:
@@ -104,7 +122,8 @@ def furnish(root: str, disk: int, hidden: Iterable[str] = ()) -> None:
     Args:
         root: an empty folder of the host.
         disk: bytes for all files that are written inside.
-        hidden: folders that are masked, should they lie in what is shown (a course cloned into `/usr/local`).
+        hidden: folders that are masked, should they lie in what is shown (a course cloned into `/usr/local`), also if
+            a link leads there.
 
     Raises:
         SandboxUnavailable: a mount is refused.
@@ -114,10 +133,11 @@ def furnish(root: str, disk: int, hidden: Iterable[str] = ()) -> None:
     for path in ("tmp", "dev/shm", "dev/pts", "proc", "etc", WORK[1:], f"{WORK[1:]}/tmp"):
         os.makedirs(f"{root}/{path}")
     shown = _shown()
+    masked = _seen_as(hidden, shown)
     for path in shown:
         _show(path, root)
-    for path in hidden:
-        if os.path.isdir(f"{root}{path}") and any(Path(path).is_relative_to(each) for each in shown):
+    for path in masked:
+        if os.path.isdir(f"{root}{path}"):
             _mount("tmpfs", f"{root}{path}", "tmpfs", _RDONLY | _NOSUID | _NODEV, "size=4k,mode=555")
     _mount("proc", f"{root}/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
     for name in DEVICES:
@@ -194,6 +214,15 @@ def _shown() -> list[str]:
     paths = {path for path in system + prefixes + course if path not in links and os.path.exists(path) and path != "/"}
     inner = {path for path in paths if any(path != other and Path(path).is_relative_to(other) for other in paths)}
     return sorted(links) + sorted(paths - inner)
+
+
+def _seen_as(hidden: Iterable[str], shown: Iterable[str]) -> list[str]:
+    """Under which paths hidden folders would be seen inside. Links are followed on both sides."""
+    found, real = [], {path: os.path.realpath(path) for path in shown if not os.path.islink(path)}
+    for folder in map(os.path.realpath, hidden):
+        inner = [path for path in real if Path(folder).is_relative_to(real[path])]
+        found += [os.path.normpath(f"{path}/{os.path.relpath(folder, real[path])}") for path in inner]
+    return found
 
 
 def _show(path: str, root: str) -> None:

@@ -76,7 +76,7 @@ def _enter(options: dict, control: int, calls: int) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _only(control, calls)
-    os.environ.clear()
+    sandbox.forget_environment()
     os.environ.update(options["environment"])
     channel = socket.socket(fileno=control)
     try:
@@ -93,6 +93,9 @@ def _enter(options: dict, control: int, calls: int) -> None:
         sandbox.hide_memory(True)
     except sandbox.SandboxUnavailable as error:
         send(channel, json.dumps({"status": "unavailable", "text": str(error)}).encode())
+        return
+    except OSError as error:  # no disk, no processes left: another time it may work
+        send(channel, json.dumps({"status": "died", "text": str(error)}).encode())
         return
     tempfile.tempdir = None
     warden.main(options, channel, calls)
@@ -114,11 +117,11 @@ class StudentProcess:
     Args:
         limits: what it may use.
         nursery: where it is forked; None runs it without a sandbox, in a fresh interpreter.
-        hidden: folders that it must not see, beside the course's own lessons, sources and tests.
+        hidden: folders that it must not see, beside the course's own lessons, sources, tests and data.
 
     Raises:
         SandboxUnavailable: this computer has no namespaces for us.
-        StudentGone: it does not start.
+        RuntimeError: it does not start, which is no fault of the student's.
     """
 
     def __init__(self, limits: Limits, nursery: Nursery | None, hidden: Iterable[str] = ()):
@@ -128,12 +131,16 @@ class StudentProcess:
         self.control, control = socket.socketpair()
         self.calls, calls = socket.socketpair()
         options = limits.plain() | {"root": self.folder.name, "sandbox": nursery is not None}
-        options["hidden"] = [*hidden, *(f"{ROOT}/{name}" for name in ("notebooks", "tests", "data", "output", ".git"))]
+        options["hidden"] = [*hidden, *sandbox.own_folders()]
         home = sandbox.WORK if nursery else self.folder.name
         options["environment"] = sandbox.environment(home)
         with control, calls:
             self.pid = nursery.start(options, control, calls) if nursery else self._bare(options, control, calls)
-        answer = self._hear(warden.START_SECONDS + SLACK)
+        try:
+            answer = self._hear(warden.START_SECONDS + SLACK)
+        except StudentGone as error:  # no code of the student's has run yet
+            self.close()
+            raise RuntimeError(f"the sandbox did not start: {error}") from None
         if answer["status"] == "unavailable":
             self.close()
             raise sandbox.SandboxUnavailable(answer["text"])

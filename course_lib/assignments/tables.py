@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 from course_lib.assignments.source import Assignment, is_manual, mark_scheme
 from course_lib.errors import BadInput
 from course_lib.files import atomic_write
 
+NOTHING = "(nothing)"  # stands for an answer without a word: an empty field may have been emptied by hand
+CHANGED = "(the answer has changed)"
 MANUAL = ("student", "assignment", "grade_id", "points", "max", "comment", "answer", "mark_scheme")
 Key = tuple[str, str, str]  # student, assignment, grade_id
 
 
 def read_manual(folder: Path, known: list[Assignment]) -> dict[Key, dict]:
     """What a person has entered in `manual.csv` (or `.tsv`): by student, assignment and grade_id, `points` a number
-    or None, `comment` and `answer`.
+    or None, `comment` and `answer`: the text that the points were given for, or None where the field is empty.
 
     Spreadsheets may have saved it: separators are commas, semicolons or tabs, and `1,5` is a number.
 
@@ -41,8 +44,8 @@ def read_manual(folder: Path, known: list[Assignment]) -> dict[Key, dict]:
         row = {key: _unquoted(value or "") for key, value in row.items() if isinstance(key, str)}
         place = (row["assignment"], row["grade_id"])
         points = _points(row["points"], most.get(place), path, f"row {number}, {row['student']}")
-        entry = {"points": points, "comment": row.get("comment", ""), "answer": row.get("answer", "")}
-        found[row["student"], *place] = entry | {"scheme": row.get("mark_scheme", "")}
+        entry = {"points": points, "comment": row.get("comment", ""), "scheme": row.get("mark_scheme", "")}
+        found[row["student"], *place] = entry | {"answer": row.get("answer") or None}
     return found
 
 
@@ -53,34 +56,51 @@ def _points(text: str, most: float | None, path: Path, field: str) -> float | No
         value = float(text.strip().replace(",", "."))
     except ValueError:
         raise BadInput(f"{text!r} is no number of points.", file=path, field=field) from None
-    if not 0 <= value <= (most if most is not None else float("inf")):
-        raise BadInput(f"{value:g} is not between 0 and {most:g} points.", file=path, field=field)
+    if not (math.isfinite(value) and 0 <= value <= (value if most is None else most)):
+        wanted = "0 or more" if most is None else f"between 0 and {most:g}"
+        raise BadInput(f"{value:g} is not {wanted} points.", file=path, field=field)
     return value
 
 
 def write_manual(folder: Path, known: list[Assignment], results: list[dict], entered: dict[Key, dict]) -> None:
     """Write `manual.csv`: a row for each written answer, with what is entered already.
 
-    Points for an answer that has changed since are taken back. Rows of students who are not there any more stay.
+    Points for an answer that has changed since are taken back, also if it is the stub again. Where the field of the
+    answer is empty, nobody knows what the points were given for, and they stay: whoever clears the column in a
+    spreadsheet loses none. They also stay while a submission cannot be read or marked. Rows that belong to no answer
+    of these results stay if there are points or a comment in them.
     """
     rows, seen = [], set()
     schemes = {(each.name, key): mark_scheme(cell) for each in known for key, cell in each.cells.items()}
     for result in results:
         for grade_id, answer in result["answers"].items():
+            key = (result["student"], result["assignment"], grade_id)
+            text = answer["text"] if answer["text"].strip() else NOTHING
+            if key in entered and result["status"] not in ("not marked", "unreadable"):
+                _renew(entered[key], text)
             if not (answer["changed"] or _is_task(known, result["assignment"], grade_id)):
                 continue
-            key = (result["student"], result["assignment"], grade_id)
-            before = entered.setdefault(key, {"points": None, "comment": "", "answer": answer["text"]})
-            if before["answer"] and not _same(before["answer"], answer["text"]):
-                before |= {"points": None, "comment": f"(the answer has changed) {before['comment']}".strip()}
-            before["answer"] = answer["text"]
+            entry = entered.setdefault(key, {"points": None, "comment": "", "answer": text})
             seen.add(key)
-            points = "" if before["points"] is None else f"{before['points']:g}"
-            rows.append([*key, points, f"{answer['max']:g}", before["comment"], answer["text"], schemes[key[1:]]])
+            rows.append(_row(key, entry, f"{answer['max']:g}", schemes[key[1:]]))
     for key, entry in entered.items():
-        if key not in seen and entry["points"] is not None:
-            rows.append([*key, f"{entry['points']:g}", "", entry["comment"], entry["answer"], entry.get("scheme", "")])
+        if key not in seen and (entry["points"] is not None or entry["comment"]):
+            rows.append(_row(key, entry, "", entry.get("scheme", "")))
     _write(folder / "manual.csv", [list(MANUAL), *rows])
+
+
+def _renew(entry: dict, answer: str) -> None:
+    """Note the answer as it is now; points that were given for another one are taken back."""
+    if entry["answer"] is not None and not _same(entry["answer"], answer):
+        if entry["points"] is not None or entry["comment"]:
+            entry["comment"] = f"{CHANGED} {entry['comment'].removeprefix(CHANGED).strip()}".strip()
+        entry["points"] = None
+    entry["answer"] = answer
+
+
+def _row(key: Key, entry: dict, most: str, scheme: str) -> list[str]:
+    points = "" if entry["points"] is None else f"{entry['points']:g}"
+    return [*key, points, most, entry["comment"], entry["answer"] or "", scheme]
 
 
 def _same(one: str, other: str) -> bool:

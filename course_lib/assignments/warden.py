@@ -40,6 +40,7 @@ def main(options: dict, channel: socket.socket, calls: int) -> None:
         channel: to the grader.
         calls: number of the socket over which the grader will talk to the kernel itself.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the only signal that Python lets end the first process of a sandbox
     try:
         with Kernel(options, calls, channel) as kernel:
             kernel.start()

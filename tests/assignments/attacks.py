@@ -130,6 +130,7 @@ def scan(pattern):
 
 here = "a-marker-" + str(2**40)
 print("control", scan(b"a-marke[r]-1099511627776") > 0, "hits", scan(b"quokk[a]-47"), scan(b"the-lectu[r]er-08"))
+print("others", scan(b"submitted/[a-z]*/9_to[y]/"))
 """),
     "network": Attack("""
 import socket
@@ -149,6 +150,9 @@ print(tried)
     "kills_its_kernel": Attack("import os\nos._exit(0)"),
     "kills_everybody": Attack("""
 import os, signal
+for number in range(1, 32):
+    try: os.kill(1, number)
+    except OSError: pass
 for pid in (1, os.getppid(), -1):
     try: os.kill(pid, signal.SIGKILL)
     except OSError: pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import signal
@@ -14,12 +15,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from assignment_toy import RIGHT, SECRET, hand_in, submission, write_source
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_markdown_cell, new_notebook
 
-from course_lib.assignments import tables
+from course_lib.assignments import sandbox, tables
 from course_lib.assignments.feedback import feedback
-from course_lib.assignments.grade import grade, load, strays, submissions
+from course_lib.assignments.foreman import patience
+from course_lib.assignments.grade import grade, load, mark_all, strays, submissions
 from course_lib.assignments.limits import Limits
+from course_lib.assignments.sandbox import SandboxUnavailable
+from course_lib.assignments.source import TEXT_STUB
 from course_lib.errors import BadInput
 from course_lib.files import ROOT
 
@@ -229,6 +233,8 @@ def test_files_by_name(tmp_path):
     assert len(submissions(folder, [toy])) == 5  # one that is hidden is none
     with pytest.raises(BadInput, match="there is no submission"):
         submissions(tmp_path / "sources", [toy])
+    (folder / "dan.ipynb").unlink()
+    assert {each.student for each in submissions(folder, [toy], [toy, other])} == {"ada", "bob", "ada_9_toy"}
 
 
 def test_what_is_out_of_place_is_named(tmp_path):
@@ -283,3 +289,151 @@ def test_a_grader_that_fails_harms_no_other(tmp_path, sandboxed):
     table = rows(tmp_path / "marks.csv")
     assert table["quick"]["auto"] == "10" and table["slow"]["status"] == "out of time"
     assert load(tmp_path / "graded" / "slow" / "9_toy")["digest"]
+
+
+# ---- without running anything ---------------------------------------------------------------------------------------
+
+
+def stored(folder: Path, assignment, student: str, answer: str = TEXT_STUB, status: str = "ok") -> dict:
+    """A result as the grader stores it: full marks, and one written answer."""
+    points = assignment.points
+    tests = {key: {"points": most, "max": most} for key, most in points.items() if key != "why"}
+    answers = {"why": {"text": answer, "changed": answer != TEXT_STUB and status == "ok", "max": points["why"]}}
+    result = {"student": student, "assignment": assignment.name, "status": status, "notes": [], "seconds": 1.0}
+    result |= {"digest": "", "tests": tests, "answers": answers}
+    path = folder / "graded" / student / f"{assignment.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+    return result
+
+
+def twin(toy):
+    """The same source as another assignment."""
+    path = toy.path.with_name("8_other.py")
+    path.write_text(toy.path.read_text())
+    return type(toy)(path)
+
+
+def test_where_nothing_can_be_marked_earlier_results_stay(tmp_path, monkeypatch):
+    toy = write_source(tmp_path / "sources")
+    hand_in(tmp_path, "ada", submission(toy, RIGHT))
+    before = stored(tmp_path, toy, "ada")
+    monkeypatch.setattr(sandbox, "unavailable", lambda: "namespaces are forbidden.")
+    with pytest.raises(SandboxUnavailable, match="^namespaces are forbidden$"):
+        grade(tmp_path, [toy], tell=silent)
+    assert load(tmp_path / "graded" / "ada" / "9_toy") == before
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_no_workers_are_refused(tmp_path, workers):
+    toy = write_source(tmp_path / "sources")
+    hand_in(tmp_path, "ada", submission(toy, RIGHT))
+    for start in (lambda: grade(tmp_path, [toy], workers=workers, tell=silent), lambda: mark_all([], workers=workers)):
+        with pytest.raises(BadInput, match=f"1 or more, not {workers}"):
+            start()
+    assert not (tmp_path / "graded").exists()
+
+
+@pytest.mark.parametrize("cell", [10.0, 600.0])
+def test_a_grader_may_live_as_long_as_its_last_check(cell):
+    assert patience(Limits(cell_seconds=cell, total_seconds=600).plain()) >= 600 + 2 * cell + 60
+
+
+def test_a_page_for_a_text_with_a_pasted_picture(tmp_path):
+    toy = write_source(tmp_path / "sources")
+    pasted = f"![image.png](attachment:image.png) {EVIL}"
+    for student in ("ada", "bob"):
+        hand_in(tmp_path, student, submission(toy, {}))
+        stored(tmp_path, toy, student)
+        cells = [new_markdown_cell(pasted if student == "ada" else "**fine**")]
+        nbformat.write(new_notebook(cells=cells), tmp_path / "graded" / student / "9_toy.ipynb")
+    ada, bob = (path.read_text(encoding="utf-8") for path in feedback(tmp_path, [toy]))
+    assert "attachment:image.png" in ada and "<script" not in ada and "<img" not in ada
+    assert "<strong>fine</strong>" in bob
+
+
+def test_only_one_assignment_leaves_the_others_in_the_tables(tmp_path, monkeypatch):
+    toy = write_source(tmp_path / "sources")
+    other = twin(toy)
+    for student in ("ada", "bob"):
+        path = hand_in(tmp_path, student, submission(toy, RIGHT))
+        path.parent.with_name("8_other").mkdir()
+    results = [stored(tmp_path, other, student, "Mine.") for student in ("ada", "bob", "carl")]
+    entered = {("ada", "8_other", "why"): {"points": None, "comment": "a good start", "answer": "Mine."}}
+    tables.write_manual(tmp_path, [toy, other], results, entered)
+    monkeypatch.setattr("course_lib.assignments.grade.mark_all", lambda *_, **__: [])
+    told: list[str] = []
+    stale = json.loads((tmp_path / "graded" / "carl" / "8_other.json").read_text())
+    stale["tests"]["t-of-long-ago"] = {"points": 1, "max": 1}
+    (tmp_path / "graded" / "carl" / "8_other.json").write_text(json.dumps(stale))
+    grade(tmp_path, [toy, other], chosen=[toy], tell=told.append)
+    with open(tmp_path / "marks.csv", encoding="utf-8-sig", newline="") as stream:
+        found = {(row["student"], row["assignment"]): row["auto"] for row in csv.DictReader(stream)}
+    assert found == {(s, a): "10" if a == "8_other" else "0" for s in ("ada", "bob") for a in ("8_other", "9_toy")}
+    manual = rows(tmp_path / "manual.csv")
+    assert manual["ada"]["comment"] == "a good start" and manual["bob"]["answer"] == "Mine."
+    assert not any("left aside" in line for line in told)
+    assert any("carl" in line and "has changed since" in line for line in told)
+
+
+def test_a_comment_alone_is_kept(tmp_path):
+    toy = write_source(tmp_path / "sources")
+    head = "student,assignment,grade_id,points,comment\n"
+    (tmp_path / "manual.csv").write_text(f"{head}ada,7_gone,why,,see me\nbob,7_gone,why,,\n")
+    tables.write_manual(tmp_path, [toy], [], tables.read_manual(tmp_path, [toy]))
+    assert {name: row["comment"] for name, row in rows(tmp_path / "manual.csv").items()} == {"ada": "see me"}
+
+
+def second_round(folder: Path, toy, answers: list[str], edit=lambda row: row, status: str = "ok") -> list[dict]:
+    """Points are entered for the first answer; then the others are handed in. `edit` is what a person does to rows."""
+    seen = []
+    for number, answer in enumerate(answers):
+        result = stored(folder, toy, "ada", answer, status if number else "ok")
+        manual = tables.read_manual(folder, [toy])
+        tables.write_manual(folder, [toy], [result], manual)
+        seen.append(
+            {"sum": tables.totals(result, manual, [toy])["manual"]} | rows(folder / "manual.csv").get("ada", {})
+        )
+        if not number:
+            row = edit(seen[0] | {"points": "4", "comment": "well"})
+            with open(folder / "manual.csv", "w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, tables.MANUAL, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerow(row)
+    return seen
+
+
+@pytest.mark.parametrize("answer", ["Mine.", "  ", "(nothing)"])
+def test_points_stay_with_their_answer(tmp_path, answer):
+    toy = write_source(tmp_path / "sources")
+    after = second_round(tmp_path, toy, [answer, answer, answer])[-1]
+    assert (after["sum"], after["points"], after["comment"]) == (4, "4", "well")
+
+
+@pytest.mark.parametrize(("first", "then"), [("Mine.", "Another."), ("Mine.", TEXT_STUB), ("", "Mine."), ("Mine.", "")])
+def test_points_for_another_answer_are_taken_back(tmp_path, first, then):
+    toy = write_source(tmp_path / "sources")
+    for after in second_round(tmp_path, toy, [first, then, then])[1:]:
+        assert (after["sum"], after["points"], after["comment"]) == (0, "", "(the answer has changed) well")
+
+
+def test_points_stay_where_the_column_of_answers_was_cleared(tmp_path):
+    toy = write_source(tmp_path / "sources")
+    second, third = second_round(tmp_path, toy, ["Mine.", "Mine.", "Another."], lambda row: row | {"answer": ""})[1:]
+    assert (second["sum"], second["points"], second["answer"]) == (4, "4", "Mine.")
+    assert (third["sum"], third["points"]) == (0, "")
+
+
+@pytest.mark.parametrize("status", ["not marked", "unreadable"])
+def test_points_stay_while_nothing_can_be_read(tmp_path, status):
+    toy = write_source(tmp_path / "sources")
+    after = second_round(tmp_path, toy, ["Mine.", ""], status=status)[-1]
+    assert (after["sum"], after["points"], after["answer"]) == (4, "4", "Mine.")
+
+
+@pytest.mark.parametrize("points", ["-1", "nan", "inf"])
+def test_points_of_an_unknown_assignment_are_numbers_too(tmp_path, points):
+    toy = write_source(tmp_path / "sources")
+    (tmp_path / "manual.csv").write_text(f"student,assignment,grade_id,points\nada,7_gone,why,{points}\n")
+    with pytest.raises(BadInput, match=f"{points} is not 0 or more points"):
+        tables.read_manual(tmp_path, [toy])

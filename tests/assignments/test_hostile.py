@@ -126,6 +126,7 @@ def test_nothing_was_learned(world):
     seen = shown(world, "reads_tests")
     assert SECRET not in text and TOKEN not in text
     assert "control True hits 0 0" in seen  # the search finds what is there
+    assert "others 0" in seen  # nor the path of anybody's submission
 
 
 def shown(world, name: str) -> str:
@@ -164,6 +165,7 @@ def test_notes_tell_the_lecturer(world):
     assert "could not be stopped" in notes["endless_stubborn"]
     assert "GiB of memory" in notes["memory_shared"] and "GiB of memory" in notes["memory_family"]
     assert "is left out" in notes["kills_its_kernel"]
+    assert "cell 1 is left out: its process ended" in notes["kills_everybody"]  # its own, and not the warden
 
 
 def test_executed_notebooks_hold_no_hidden_test(world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_lib.assignments import agent, marking
 from course_lib.assignments import submission as submissions
-from course_lib.assignments.marking import check, free_names
+from course_lib.assignments.limits import Limits
+from course_lib.assignments.marking import check, free_names, mark
 from course_lib.assignments.proxy import Remote
 from course_lib.assignments.source import TEXT_STUB, cleared, grade_id
 from course_lib.assignments.submission import plan, read
@@ -214,3 +216,46 @@ def test_the_same_name_is_fetched_anew_for_each_cell(remote):
 def test_a_hand_in_that_is_honest_keeps_its_text(toy, tmp_path):
     path = hand_in(tmp_path, "ada", submission(toy, RIGHT | {"why": "Because."}))
     assert plan(toy, read(path, tmp_path)).answers == {"why": ("Because.", True)}
+
+
+def job_of(toy, folder: Path) -> dict:
+    path = hand_in(folder, "ada", submission(toy, RIGHT | {"why": "Because."}))
+    job = {"source": str(toy.path), "notebook": str(path), "folder": str(folder), "result": str(folder / "ada")}
+    (folder / "ada.ipynb").write_text("as it was run before")
+    return job | {"student": "ada", "assignment": "9_toy", "digest": "of these files", "limits": Limits().plain()}
+
+
+class Stillborn:
+    """A nursery whose sandboxes end at once, as they do when memory or disk is short."""
+
+    def start(self, options, control, calls):
+        self.process = subprocess.Popen(["true"])
+        return self.process.pid
+
+
+def test_a_sandbox_that_does_not_start_costs_nobody_a_point(toy, tmp_path):
+    nursery = Stillborn()
+    result = mark(job_of(toy, tmp_path), nursery)
+    nursery.process.wait()
+    assert (result["status"], result["digest"]) == ("not marked", "")  # so it is tried again
+    assert "the sandbox did not start" in result["notes"][0]
+
+
+def test_a_full_disk_is_not_blamed_on_the_student(toy, tmp_path, monkeypatch):
+    real = marking.atomic_write
+
+    def full(path):
+        if path.suffix == ".ipynb":
+            raise BadInput("cannot be written (No space left on device).", file=path)
+        return real(path)
+
+    monkeypatch.setattr(marking, "atomic_write", full)
+    monkeypatch.setattr(marking.Session, "mark", lambda self, result: None)
+    job = job_of(toy, tmp_path)
+    result = mark(job, None)
+    assert (result["status"], result["digest"]) == ("not marked", "") and "No space left" in result["notes"][0]
+    assert (tmp_path / "ada.ipynb").exists()
+    Path(job["notebook"]).write_text("{")
+    result = mark(job, None)
+    assert (result["status"], result["digest"]) == ("unreadable", job["digest"])
+    assert not (tmp_path / "ada.ipynb").exists()

@@ -58,6 +58,14 @@ for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/
         print("open", path)
     except OSError as error: print(error.strerror)""",
     "import multiprocessing as mp; print(mp.get_context('fork').Pool(2).map(abs, [-1, 2]))",
+    "print(open('/proc/self/environ').read().strip(chr(0)), os.path.exists('/proc/self/environ'))",
+    """
+import signal
+for number in range(1, 65):
+    if number not in (32, 33):  # the C library's own
+        os.kill(1, number)
+print("all sent")""",
+    "print('it is still there')",
 ]
 
 
@@ -94,6 +102,14 @@ def test_no_privileges_no_network_few_processes(seen):
     assert "Network is unreachable" in seen[9]
     assert int(seen[10]) <= 3
     assert "open" not in seen[12] and seen[12].count("Read-only file system") >= 1  # root could change the host there
+
+
+def test_the_memory_of_the_lecturers_environment_is_empty(seen):
+    assert seen[14].split() == ["True"]
+
+
+def test_no_signal_ends_the_first_process(seen):
+    assert "all sent" in seen[15] and "it is still there" in seen[16]
 
 
 def test_ordinary_work_works(seen):
@@ -136,3 +152,47 @@ if not pid:
     os.execvp("sh", ["sh", "-c", sys.argv[1]])
 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+
+
+STARTS = """
+import sys
+from course_lib.assignments import sandbox
+from course_lib.assignments.limits import Limits
+from course_lib.assignments.student import Nursery, StudentProcess
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+sandbox.furnish = full
+try:
+    StudentProcess(Limits(), Nursery())
+except RuntimeError as error:
+    print(type(error).__name__, error)
+print(sandbox.unavailable())
+"""
+
+
+def test_a_disk_that_is_full_when_it_starts_is_named(needs_sandbox):
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    start, again = done.stdout.splitlines()
+    assert start.startswith("RuntimeError the sandbox did not start") and "No space left" in start
+    assert "No space left" in again
+
+
+def test_hidden_folders_are_found_through_links(tmp_path):
+    real = tmp_path / "real"
+    (real / "shown" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "data").symlink_to(real / "shown" / "data")
+    shown = [f"{tmp_path}/link/shown", "/etc"]
+    for hidden in (tmp_path / "data", real / "shown" / "data", tmp_path / "link" / "shown" / "data"):
+        assert sandbox._seen_as([str(hidden)], shown) == [f"{tmp_path}/link/shown/data"]
+    assert sandbox._seen_as([str(tmp_path), f"{tmp_path}/elsewhere"], shown) == []
+
+
+def test_the_data_folder_is_hidden_wherever_it_lies(needs_sandbox, monkeypatch):
+    """`/usr` is shown to students; the held-out people's secret may lie below it."""
+    monkeypatch.setenv("LEARNING_NORMAL_DATA", "/usr/bin")
+    command = [sys.executable, "-c", PROBE, "in", json.dumps(["import os; print(os.listdir('/usr/bin'))"])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout).strip() == "[]", done.stderr
