@@ -14,9 +14,10 @@ from tests.detectors.conftest import SHAPE, toy_brains
 @pytest.fixture(scope="module")
 def cards(exercises):
     """The lesson's exercises, with small stand-ins for what the last check uses."""
-    found = exercises("5.4", healthy_few=toy_brains(12), ill=None, found={"template": {"mean": 0.2}})
-    found.names["scored"] = lambda detector, some, name="": detector
-    found.names["family_means"] = lambda detector: {"mean": 0.5 if isinstance(detector, PCA) else 0.1}
+    means = {"template": 0.2, "brightness": 0.3, "positional Gaussian": 0.5, "C: Gaussian with both": 0.6}
+    found = exercises("5.4", healthy_few=toy_brains(12), found={name: {"mean": mean} for name, mean in means.items()})
+    found.names["on_ill"] = lambda detector: detector
+    found.names["family_means"] = lambda detector: {"mean": 0.4 if isinstance(detector, PCA) else 0.1}
     return found
 
 
@@ -63,40 +64,66 @@ def test_wrong_surprises_are_named(cards, answer, message):
 
 
 def careful(cards, how: str):
-    """`Careless`, repaired in one of two ways, or not quite."""
+    """`Careless`, repaired in one of several ways, or not quite."""
     Template = cards.names["Template"]
 
     class Careful(Template):
         def __init__(self, image_shape, width=16):
             super().__init__(image_shape, width)
-            if how in ("a running mean", "divides by its batch"):
-                self.register_buffer("typical", torch.zeros(1, *image_shape))
-            elif how == "a parameter":
+            if how == "a parameter":
                 self.typical = torch.nn.Parameter(torch.zeros(1, *image_shape))
+            elif how not in ("a plain attribute", "without it"):
+                self.register_buffer("typical", torch.zeros(1, *image_shape))
+            self.register_buffer("count", torch.zeros(()))
 
         def training_losses(self, images):
             losses = super().training_losses(images)
             if how == "a parameter":
                 return losses | {"typical": (images - self.typical).square().mean()}
-            if how != "without it":
-                mean = images.mean(0)
-                if how == "a plain attribute":
-                    self.typical = mean
-                else:
-                    self.typical.lerp_(mean, 0.1)
+            if how == "a plain attribute":
+                self.typical = images.mean(0)
+            elif how in ("the last batch", "not subtracted", "divides by its batch"):
+                self.typical.copy_(images.mean(0))
+            elif how == "a running mean":
+                self.typical.lerp_(images.mean(0), 0.1)
+            elif how == "a sum and a count":
+                self.typical += images.sum(0)
+                self.count += len(images)
+            elif how == "one person":
+                self.typical.copy_(images[0])
             return losses
 
         @torch.no_grad()
         def anomaly_map(self, images):
-            found = super().anomaly_map(images - 0.1 * getattr(self, "typical", 0))
+            typical = getattr(self, "typical", torch.zeros(()))
+            if how == "a sum and a count":
+                typical = typical / self.count.clamp(min=1)
+            found = super().anomaly_map(images if how == "not subtracted" else images - 0.1 * typical)
             return found / found.max() if how == "divides by its batch" else found
 
     return Careful
 
 
-@pytest.mark.parametrize("how", ["a running mean", "a parameter"])
+@pytest.mark.parametrize("how", ["the last batch", "a running mean", "a sum and a count", "a parameter"])
 def test_ways_to_repair(cards, how):
     assert cards.verdict("5.4.2", careful(cards, how)).endswith("right.")
+
+
+def test_a_typical_image_of_another_shape_is_a_repair_too(cards):
+    class Flat(cards.names["Template"]):
+        def __init__(self, image_shape, width=16):
+            super().__init__(image_shape, width)
+            self.register_buffer("typical", torch.zeros(image_shape[0] * image_shape[1]))
+
+        def training_losses(self, images):
+            self.typical = images.mean(0).flatten()
+            return super().training_losses(images)
+
+        @torch.no_grad()
+        def anomaly_map(self, images):
+            return super().anomaly_map(images - 0.1 * self.typical.view(images.shape[2:]))
+
+    assert cards.verdict("5.4.2", Flat).endswith("right.")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +132,9 @@ def test_ways_to_repair(cards, how):
         ("a plain attribute", "parameters or buffers"),
         ("divides by its batch", "depends on the others in its batch"),
         ("without it", "The typical image is gone"),
+        ("zeros for ever", "The typical image is never learnt."),
+        ("one person", "The typical image is never learnt."),
+        ("not subtracted", "The map does not use the typical image."),
     ],
 )
 def test_what_is_not_repaired_is_named(cards, how, message):
@@ -129,10 +159,22 @@ def test_a_better_detector_passes_and_others_are_told_why(cards):
     fit(better, toy_brains(30), progress=False)
     assert cards.verdict("5.4.3", better).endswith("right.")
     assert "a trained detector" in cards.verdict("5.4.3", PCA)
-    assert "the template has 0.200" in cards.verdict("5.4.3", cards.names["Template"](SHAPE))
+    assert "template has 0.200" in cards.verdict("5.4.3", cards.names["Template"](SHAPE))
     assert "breaks the contract" in cards.verdict("5.4.3", cards.names["Careless"](SHAPE))
 
 
-def test_another_architecture_that_is_better_passes_too(cards, monkeypatch):
-    monkeypatch.setitem(cards.names, "family_means", lambda detector: {"mean": 0.3})
-    assert cards.verdict("5.4.3", cards.names["Template"](SHAPE)).endswith("right.")
+@pytest.mark.parametrize(
+    ("mean", "verdict", "remark"),
+    [
+        (0.2, "template has 0.200. Is it trained?", ""),
+        (0.25, "brightness has 0.300. That one needs no training", ""),
+        (0.3, "brightness has 0.300", ""),
+        (0.31, "right.", "Next: positional Gaussian, 0.190 higher."),
+        (0.55, "right.", "Next: C: Gaussian with both, 0.050 higher."),
+        (0.7, "right.", "None of ours is higher."),
+    ],
+)
+def test_the_next_rung_is_named(cards, monkeypatch, capsys, mean, verdict, remark):
+    monkeypatch.setitem(cards.names, "family_means", lambda detector: {"mean": mean})
+    assert verdict in cards.verdict("5.4.3", cards.names["Template"](SHAPE))
+    assert capsys.readouterr().out.strip() == remark
