@@ -38,7 +38,7 @@ def stages() -> dict[str, list[str]]:
         # With every control of every explorer moved, through the real widgets; what breaks is an error in their state.
         "lessons": [*course, "--profile", "quick", "--drive", "--output", str(OUTPUT / "quick")],
         # Once more, in fresh kernels: outputs of cells tagged nbval-check-output have to be the same.
-        "lessons again": [*pytest, "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "*"],
+        "lessons again": [*pytest, "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "*"],
         "tests": [*pytest, "--durations=15", "tests"],
     }
 
