@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib.assignments import submission
 from course_lib.assignments.limits import Limits
 from course_lib.assignments.proxy import Handle, Remote, StudentGone
+from course_lib.assignments.sandbox import SandboxUnavailable
 from course_lib.assignments.student import Nursery, StudentProcess
 from course_lib.errors import BadInput
 
@@ -87,13 +88,15 @@ def trained_in_sandbox(
 
     Raises:
         BadInput: the notebook cannot be read, there is no such class, it breaks the contract, or it fails.
-        SandboxUnavailable: this computer has no namespaces for us.
-        RuntimeError: the sandbox does not start.
+        SandboxUnavailable: this computer has no namespaces for us, or no memory or disk for one more sandbox.
     """
     path = Path(notebook)
     cells = [cell for cell in submission.read(path, path.parent).cells if cell["cell_type"] == "code"]
     limits = limits or Limits(cell_seconds=900, total_seconds=3600)
-    process = StudentProcess(limits, nursery)
+    try:
+        process = StudentProcess(limits, nursery)
+    except RuntimeError as error:  # it did not start; nothing was entered
+        raise SandboxUnavailable(str(error)) from error
     try:
         failed = ""
         for number, cell in enumerate(cells, 1):

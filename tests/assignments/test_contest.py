@@ -9,11 +9,15 @@ import sys
 import textwrap
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 
 from course_lib import leaderboard
+from course_lib.assignments import contest
+from course_lib.assignments.sandbox import SandboxUnavailable
 from course_lib.files import ROOT
 from course_lib.training import fit
 from tests.detectors.conftest import toy_brains
@@ -101,6 +105,17 @@ def test_maps_from_the_sandbox_are_those_of_the_same_class_outside(entered):
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_enter_is_told_why(entered, name):
     assert REFUSED[name][1] in entered[1][name]
+
+
+def test_a_sandbox_that_does_not_start_is_no_traceback(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("the sandbox did not start: no disk")
+
+    monkeypatch.setattr(contest, "StudentProcess", fails)
+    nbformat.write(new_notebook(cells=[new_code_cell(CLASS)]), tmp_path / "mine.ipynb")
+    entering = contest.trained_in_sandbox(tmp_path / "mine.ipynb", "MyDetector", toy_brains(4), steps=1, nursery=None)
+    with pytest.raises(SandboxUnavailable, match="did not start: no disk"), entering:
+        pass
 
 
 def test_neither_the_held_out_people_nor_the_secret_are_in_reach(entered):
