@@ -22,7 +22,7 @@
 #
 # | time | memory | needs |
 # |---|---|---|
-# | 5 minutes to run at first (later the networks come from the store), 40 to read | under 3 GiB | lesson 1.1 |
+# | 5 minutes to run at first (later the networks come from the store), 40 to read | under 3.5 GiB | lesson 1.1 |
 #
 # *For research and teaching only, not for diagnosis.*
 
